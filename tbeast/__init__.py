@@ -1,0 +1,1 @@
+"""tbeast: a crypto price oracle and reporting daemon on Twisted."""

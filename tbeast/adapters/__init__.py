@@ -1,0 +1,1 @@
+"""Each package here faces one outside thing, and it alone."""

@@ -1,0 +1,1 @@
+"""The shared price cache and its in-process twin."""

@@ -1,0 +1,1 @@
+"""One codec an exchange; none of them knows another."""

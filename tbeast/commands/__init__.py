@@ -1,0 +1,1 @@
+"""The `tbeast` command."""

@@ -1,0 +1,60 @@
+"""Counters of everything that happens often: ticks, questions, refusals, faults.
+
+One dictionary and one addition an event. The names, their labels and what they mean stand in L{FAMILIES}, which
+/metrics, /stats and the documentation all read; labels come from closed sets, never from a key or a client's words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+FAMILIES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
+    "feed_frames": ("WebSocket messages heard", ("exchange",)),
+    "feed_ticks": ("Ticks taken onto the board", ("exchange", "via")),
+    "feed_dropped_ticks": ("Ticks heard and not taken, by reason", ("exchange", "reason")),
+    "feed_faults": ("Messages that were no tick and no answer, by reason", ("exchange", "reason")),
+    "feed_dials": ("Connections begun", ("exchange",)),
+    "feed_connections": ("Connections that came to be", ("exchange",)),
+    "feed_disconnects": ("Connections that ended", ("exchange",)),
+    "feed_refused_symbols": ("Symbols that an exchange would not send", ("exchange",)),
+    "rest_requests": ("REST questions asked of exchanges, by outcome", ("exchange", "outcome")),
+    "requests": ("Questions answered", ("service", "protocol", "status")),
+    "udp_dropped": ("Datagrams dropped without an answer, by reason", ("service", "reason")),
+    "lookups": ("Prices given out, by where they were found", ("tier",)),
+    "publications": ("Quotes rendered onto the shelf", ()),
+    "service_failures": ("Periodic work that failed and was taken up again", ("work",)),
+}
+"""Family name: what it counts, and the names of its labels. Exported as C{tbeast_<family>_total}."""
+
+
+class Counters:
+    """The process's counters.
+
+    @ivar counts: (family, label values...) to a number; for the hot paths, which add to it directly.
+    """
+
+    def __init__(self) -> None:
+        self.counts: dict[tuple[str, ...], int] = {}
+
+    def count(self, family: str, *labels: str, by: int = 1) -> None:
+        """Add to one counter.
+
+        @raise KeyError: when C{family} is not in L{FAMILIES}: a name that nothing explains is a mistake.
+        """
+        FAMILIES[family]
+        key = (family, *labels)
+        self.counts[key] = self.counts.get(key, 0) + by
+
+    def value(self, family: str, *labels: str) -> int:
+        """Read one counter; 0 if nothing was counted."""
+        return self.counts.get((family, *labels), 0)
+
+    def total(self, family: str) -> int:
+        """Read one family's counters, added up over its labels."""
+        return sum(number for key, number in self.counts.items() if key[0] == family)
+
+    def family(self, family: str) -> Iterator[tuple[tuple[str, ...], int]]:
+        """Each label tuple of one family with its number, in order."""
+        for key in sorted(key for key in self.counts if key[0] == family):
+            yield key[1:], self.counts[key]

@@ -1,0 +1,38 @@
+"""The exception tree.
+
+Refusals are values; what is here are surprises and faults of the operator's making.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class TBeastError(Exception):
+    """The root of everything that tbeast itself raises."""
+
+
+class SettingsError(TBeastError):
+    """One or more settings are unknown, malformed or impossible.
+
+    @ivar faults: every fault found, each with where it stands.
+    """
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = tuple(faults)
+
+
+class AssetMapError(TBeastError):
+    """The asset table breaks its own rules; the message names every row at fault."""
+
+
+class FetchError(TBeastError):
+    """A REST question to an exchange got no usable answer.
+
+    @ivar reason: one short word for the counters: C{timeout}, C{refused}, C{throttled}...
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason

@@ -1,0 +1,1 @@
+"""Fakes that we ship: the real thing minus the socket or the clock."""
