@@ -84,10 +84,11 @@ def parse(assets: str, stablecoins: str) -> AssetMap:
     rates = _checked(
         [{"name": row.get("asset", ""), "category": "", "home": "", **row} for row in coins], taken, faults
     )
-    for code in sorted(listed.keys() & rates.keys()):
-        faults.append(f"{code}: is in both tables")
-    for code in sorted(rates.keys() - set(STABLECOINS)):
-        faults.append(f"{code}: is no stablecoin that conversion knows ({', '.join(STABLECOINS)})")
+    faults += [f"{code}: is in both tables" for code in sorted(listed.keys() & rates.keys())]
+    known = ", ".join(STABLECOINS)
+    faults += [
+        f"{code}: is no stablecoin that conversion knows ({known})" for code in sorted(rates.keys() - set(STABLECOINS))
+    ]
     if faults:
         raise AssetMapError("; ".join(faults))
     return AssetMap(MappingProxyType(listed), MappingProxyType(rates))
