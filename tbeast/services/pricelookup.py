@@ -1,0 +1,136 @@
+"""Finding a price that does not lie on the shelf: memory, then the shared cache, then REST.
+
+REST is asked at the asset's home first, then at L{tbeast.domain.pricing.TRUST} in order; each has
+L{PATIENCE_SECONDS}, and all together have L{DEADLINE_SECONDS}. However many wait for one asset, it is fetched once;
+and after a fetch that found nothing, nothing is fetched for L{NOTHING_SECONDS}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from twisted.internet import defer
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from tbeast.codecs import cachedprices
+from tbeast.domain import quotes
+from tbeast.domain.board import Board
+from tbeast.domain.counters import Counters
+from tbeast.domain.pricing import Pricer
+from tbeast.domain.quotes import Quote
+from tbeast.errors import FetchError
+from tbeast.interfaces import Now, PriceCache
+from tbeast.services.fallback import RestDesk
+
+PATIENCE_SECONDS: Final = 1.5
+DEADLINE_SECONDS: Final = 6.0
+NOTHING_SECONDS: Final = 1.0
+MEMORY: Final = "memory"
+CACHE: Final = "cache"
+REST: Final = "rest"
+NOWHERE: Final = "nowhere"
+
+
+def givable(quote: Quote | None, now: float) -> bool:
+    """Whether C{quote} may be given out at C{now} as a current price."""
+    return quote is not None and quote.quality not in (quotes.STALE, quotes.HALTED) and now <= quote.fresh_until
+
+
+class PriceLookup:
+    """Finds prices, in the order of how long it takes."""
+
+    log = Logger()
+
+    def __init__(
+        self,
+        board: Board,
+        pricer: Pricer,
+        cache: PriceCache,
+        desks: Mapping[str, RestDesk],
+        counters: Counters,
+        clock: IReactorTime,
+        now: Now,
+    ) -> None:
+        self._board = board
+        self._pricer = pricer
+        self._cache = cache
+        self._desks = desks
+        self._counters = counters
+        self._clock = clock
+        self._now = now
+        self._waiting: dict[str, list[Deferred[Quote | None]]] = {}
+        self._nothing_at: dict[str, float] = {}
+
+    async def find(self, asset: str) -> Quote | None:
+        """The price of C{asset} (a code of the board), from wherever it is fresh; C{None} if it is so nowhere."""
+        quote = self._remembered(asset)
+        if quote is not None:
+            self._counters.count("lookups", MEMORY)
+            return quote
+        waiting: Deferred[Quote | None] = Deferred()
+        if asset in self._waiting:
+            self._waiting[asset].append(waiting)
+        else:
+            self._waiting[asset] = [waiting]
+            ensureDeferred(self._fetch(asset)).addErrback(self._broken, asset)
+        return await waiting
+
+    def last_known(self, asset: str) -> Quote | None:
+        """The newest quote of C{asset}, however old; its quality says so."""
+        return self._pricer.quote(asset, self._now())
+
+    def _remembered(self, asset: str) -> Quote | None:
+        now = self._now()
+        quote = self._pricer.quote(asset, now)
+        return quote if givable(quote, now) else None
+
+    async def _fetch(self, asset: str) -> None:
+        tier, quote = NOWHERE, None
+        try:
+            cached = await self._cache.get(asset)
+            quote = None if cached is None else cachedprices.decode(asset, cached)
+            now = self._now()
+            if quote is not None and givable(quote, now) and now - quote.observed_at <= self._max_age():
+                tier = CACHE
+            else:
+                quote = await self._ask(asset)
+                if quote is not None:
+                    tier = REST
+                    await self._cache.set(asset, cachedprices.encode(quote), int(self._max_age()))
+        finally:
+            for waiting in self._waiting.pop(asset):
+                self._counters.count("lookups", tier)
+                waiting.callback(quote)
+
+    def _max_age(self) -> float:
+        return self._board.limits.max_age_seconds
+
+    async def _ask(self, asset: str) -> Quote | None:
+        """Ask one exchange after the other, until the board knows a price that may be given out."""
+        began = self._now()
+        if began - self._nothing_at.get(asset, float("-inf")) < NOTHING_SECONDS:
+            return None
+        for source in self._board.sources[asset]:
+            desk = self._desks.get(source.exchange)
+            if desk is None or desk.shut() or source.halted:
+                continue
+            if self._now() - began > DEADLINE_SECONDS:
+                break
+            asking = ensureDeferred(desk.ask([source.symbol])).addTimeout(PATIENCE_SECONDS, self._clock)
+            try:
+                await asking
+            except (FetchError, defer.TimeoutError):
+                continue
+            quote = self._remembered(asset)
+            if quote is not None:
+                self._nothing_at.pop(asset, None)
+                return quote
+        self._nothing_at[asset] = self._now()
+        return None
+
+    def _broken(self, failure: Failure, asset: str) -> None:
+        self.log.failure("looking up {asset} failed", failure, asset=asset)

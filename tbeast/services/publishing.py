@@ -1,0 +1,141 @@
+"""From news on the board to a ready reply on the shelf.
+
+A tick marks its asset; the marked ones are priced together, at most once in L{INTERVAL_SECONDS}, so that a burst of
+ticks of one asset costs one quote. Once a second everything is priced and reviewed anew, because time alone makes
+prices old, sources suspect and connections lost. Nothing that answers questions waits for any of this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from twisted.application.service import Service
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+from tbeast.domain import quotes
+from tbeast.domain.board import Board
+from tbeast.domain.counters import Counters
+from tbeast.domain.pricing import Pricer
+from tbeast.domain.quotes import Quote
+from tbeast.domain.readyreplies import ReadyReply, Shelf
+from tbeast.domain.suspicion import Change
+from tbeast.interfaces import Now
+
+INTERVAL_SECONDS: Final = 0.02
+NAMED: Final = 12
+"""How many assets a log line names."""
+
+Render = Callable[[Quote], tuple[bytes, bytes]]
+"""Makes of a quote what comes before and after the age."""
+
+
+class Publishing(Service):
+    """Keeps the shelf in step with the board.
+
+    @ivar last: the newest quote of every asset, whatever its quality.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        board: Board,
+        pricer: Pricer,
+        shelf: Shelf,
+        render: Render,
+        counters: Counters,
+        clock: IReactorTime,
+        now: Now,
+    ) -> None:
+        self.last: dict[str, Quote] = {}
+        self._board = board
+        self._pricer = pricer
+        self._shelf = shelf
+        self._render = render
+        self._counters = counters
+        self._clock = clock
+        self._now = now
+        self._order = {code: place for place, code in enumerate(board.codes())}
+        self._planned: IDelayedCall | None = None
+        self._turned: dict[tuple[str, str], list[str]] = {}
+
+    def startService(self) -> None:
+        """Begin to listen to the board."""
+        super().startService()  # type: ignore[no-untyped-call]
+        self._board.awaken = self._awaken
+        if self._board.dirty:
+            self._awaken()
+
+    def stopService(self) -> None:
+        """Publish no more."""
+        super().stopService()  # type: ignore[no-untyped-call]
+        self._board.awaken = lambda: None
+        if self._planned is not None:
+            self._planned.cancel()
+            self._planned = None
+
+    def sweep(self) -> None:
+        """Bring everything up to date; to be called once a second."""
+        now = self._now()
+        for delay in self._board.delays.values():
+            delay.turn(now)
+        for code in self._order:
+            for change in self._pricer.review(code, now):
+                self._tell(change)
+        self._board.dirty.update(self._order)
+        self.publish()
+        self._tell_turns()
+
+    def publish(self) -> None:
+        """Price the assets of which something new is known, and put them on the shelf."""
+        now = self._now()
+        dirty = sorted(self._board.dirty, key=self._order.__getitem__)
+        self._board.dirty.clear()
+        for code in dirty:
+            quote = self._pricer.quote(code, now)
+            if quote is not None and code in self._board.assets.assets:
+                self._put(code, quote)
+
+    def _put(self, code: str, quote: Quote) -> None:
+        before = self.last.get(code)
+        self.last[code] = quote
+        if before is None or before.quality != quote.quality:
+            self._turned.setdefault(("none" if before is None else before.quality, quote.quality), []).append(code)
+        if quote.quality in (quotes.STALE, quotes.HALTED):
+            self._shelf.take_down(code)
+            return
+        head, tail = self._render(quote)
+        self._shelf.put(code, ReadyReply(head, tail, quote.observed_at, quote.fresh_until, quote.source, quote))
+        self._counters.count("publications")
+
+    def _awaken(self) -> None:
+        if self._planned is None:
+            self._planned = self._clock.callLater(INTERVAL_SECONDS, self._flush)
+
+    def _flush(self) -> None:
+        self._planned = None
+        try:
+            self.publish()
+        except Exception:
+            # The board's marks are gone, but the sweep marks everything again within the second.
+            self._counters.count("service_failures", "publish")
+            self.log.failure("publishing failed; it is taken up again")
+
+    def _tell(self, change: Change) -> None:
+        source = change.source
+        self.log.warn(
+            "{asset}: {exchange} is {what}: {detail}",
+            asset=source.asset, exchange=source.exchange, what=change.what, detail=change.detail,
+        )  # fmt: skip
+
+    def _tell_turns(self) -> None:
+        """One line for each kind of turn since the last sweep; good to degraded and back is no news."""
+        for (before, after), codes in self._turned.items():
+            grave = {before, after} & {"none", quotes.STALE, quotes.HALTED}
+            names = ", ".join(codes[:NAMED]) + (f" and {len(codes) - NAMED} more" if len(codes) > NAMED else "")
+            emit = self.log.info if grave else self.log.debug
+            emit("{count} prices went from {before} to {after}: {assets}",
+                 count=len(codes), before=before, after=after, assets=names)  # fmt: skip
+        self._turned.clear()

@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+from attrs import evolve
+from twisted.internet.defer import Deferred, ensureDeferred, succeed
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from tbeast.codecs import cachedprices
+from tbeast.domain.counters import Counters
+from tbeast.domain.quotes import Quote
+from tbeast.services.pricelookup import NOTHING_SECONDS, PATIENCE_SECONDS, PriceLookup, givable
+from tbeast.test.domain.boards import START, Scene
+from tbeast.test.services.desks import Counter, PlainExchange, desk
+
+
+class Cache:
+    def __init__(self) -> None:
+        self.kept: dict[str, bytes] = {}
+        self.gets = 0
+
+    def get(self, asset: str) -> Deferred[bytes | None]:
+        self.gets += 1
+        return succeed(self.kept.get(asset))
+
+    def set(self, asset: str, value: bytes, seconds_to_live: int) -> Deferred[None]:
+        self.kept[asset] = value
+        return succeed(None)
+
+
+class LookupTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.scene = Scene(connect=False)
+        self.clock = Clock()
+        self.counter = Counter()
+        self.counters = Counters()
+        self.cache = Cache()
+        desks = {
+            name: desk(PlainExchange(name), self.counter, self.scene.board, self.counters, self.clock, START)
+            for name in ("coinbase", "gemini", "kraken", "gateio", "cryptocom", "okx")
+        }
+        self.lookup = PriceLookup(
+            self.scene.board, self.scene.pricer, self.cache, desks, self.counters, self.clock, lambda: self.scene.now
+        )
+
+    def wait(self, seconds: float) -> None:
+        self.scene.now += seconds
+        self.clock.advance(seconds)
+
+    def find(self, asset: str = "ETH") -> Deferred[Quote | None]:
+        return ensureDeferred(self.lookup.find(asset))
+
+    def found(self, asset: str = "ETH") -> Quote:
+        quote = self.successResultOf(self.find(asset))
+        assert quote is not None
+        return quote
+
+    def stored(self, **changes: float) -> bytes:
+        self.scene.say("ETH", kraken=77.0)
+        quote = self.scene.pricer.quote("ETH", self.scene.now)
+        assert quote is not None
+        other = Scene(connect=False)
+        self.scene.board, self.scene.pricer = other.board, other.pricer
+        self.lookup._board, self.lookup._pricer = other.board, other.pricer
+        return cachedprices.encode(evolve(quote, **changes))  # type: ignore[arg-type]
+
+    def test_memory_first(self) -> None:
+        self.scene.say("ETH", kraken=10.0)
+        self.assertEqual(self.found().price, 10.0)
+        self.assertEqual((self.cache.gets, self.counter.asked), (0, []))
+        self.assertEqual(self.counters.value("lookups", "memory"), 1)
+
+    def test_then_the_cache(self) -> None:
+        self.cache.kept["ETH"] = self.stored()
+        self.wait(30)
+        quote = self.found()
+        self.assertEqual((quote.price, quote.observed_at), (77.0, START))
+        self.assertEqual(self.counter.asked, [])
+        self.assertEqual(self.counters.value("lookups", "cache"), 1)
+
+    def test_a_cached_price_that_is_too_old_is_none(self) -> None:
+        self.cache.kept["ETH"] = self.stored()
+        self.wait(61)
+        self.find()
+        self.assertEqual(self.counter.asked, ["http://kraken/ETH/USD"])
+
+    def test_a_cached_price_that_claims_to_live_longer_is_none(self) -> None:
+        self.cache.kept["ETH"] = self.stored(fresh_until=START + 1e6)
+        self.wait(61)
+        self.find()
+        self.assertEqual(self.counter.asked, ["http://kraken/ETH/USD"])
+
+    def test_garbage_in_the_cache_is_none(self) -> None:
+        self.cache.kept["ETH"] = b"{}"
+        self.find()
+        self.assertEqual(self.counter.asked, ["http://kraken/ETH/USD"])
+
+    def test_then_rest_at_home_written_through(self) -> None:
+        finding = self.find()
+        self.assertEqual(self.counter.asked, ["http://kraken/ETH/USD"])
+        self.counter.answer("kraken", {"ETH/USD": 10.0})
+        quote = self.successResultOf(finding)
+        assert quote is not None
+        self.assertEqual((quote.price, quote.source, quote.quality), (10.0, "kraken-rest", "single_source"))
+        self.assertEqual(cachedprices.decode("ETH", self.cache.kept["ETH"]), quote)
+        self.assertEqual(self.found(), quote)
+        self.assertEqual(len(self.counter.asked), 1)
+        self.assertEqual(self.counters.value("lookups", "rest"), 1)
+
+    def test_then_the_others_in_the_order_of_trust(self) -> None:
+        finding = self.find("BTC")
+        for exchange in ("coinbase", "gemini", "kraken"):
+            self.assertEqual(len(self.counter.pending()), 1)
+            self.counter.fail(exchange)
+        self.assertNoResult(finding)
+        self.assertEqual(
+            self.counter.asked,
+            ["http://coinbase/BTC-USD", "http://gemini/btcusd", "http://kraken/BTC/USD", "http://gateio/BTC_USDT"],
+        )
+        self.counter.fail("gateio")
+        self.counter.answer("cryptocom", {"BTC_USD": 100.0})
+        quote = self.successResultOf(finding)
+        assert quote is not None
+        self.assertEqual(quote.source, "cryptocom-rest")
+
+    def test_the_slow_one_is_left(self) -> None:
+        finding = self.find()
+        self.wait(PATIENCE_SECONDS)
+        self.assertEqual(self.counter.pending(), ["http://coinbase/ETH-USD"])
+        self.counter.answer("coinbase", {"ETH-USD": 11.0})
+        quote = self.successResultOf(finding)
+        assert quote is not None
+        self.assertEqual(quote.source, "coinbase-rest")
+
+    def test_an_answer_without_a_price_is_not_enough(self) -> None:
+        finding = self.find()
+        self.counter.answer("kraken", {})
+        self.assertNoResult(finding)
+        self.assertEqual(self.counter.pending(), ["http://coinbase/ETH-USD"])
+
+    def test_a_price_in_a_currency_without_a_rate_is_not_enough(self) -> None:
+        finding = self.find("NOT")
+        self.counter.answer("okx", {"NOT-USDT": 0.5})
+        self.assertNoResult(finding)
+        self.counter.answer("kraken", {"NOT/USD": 0.4})
+        quote = self.successResultOf(finding)
+        assert quote is not None
+        self.assertEqual(quote.price, 0.4)
+
+    def test_nothing_anywhere(self) -> None:
+        finding = self.find()
+        for exchange in ("kraken", "coinbase", "gateio", "cryptocom"):
+            self.counter.fail(exchange)
+        self.assertIsNone(self.successResultOf(finding))
+        self.assertEqual(self.counters.value("lookups", "nowhere"), 1)
+
+    def test_after_nothing_there_is_a_pause(self) -> None:
+        self.test_nothing_anywhere()
+        asked = len(self.counter.asked)
+        self.assertIsNone(self.successResultOf(self.find()))
+        self.assertEqual(len(self.counter.asked), asked)
+        self.wait(NOTHING_SECONDS)
+        self.find()
+        self.assertGreater(len(self.counter.asked), asked)
+
+    def test_there_is_an_end_to_waiting(self) -> None:
+        finding = self.find("BTC")
+        self.wait(PATIENCE_SECONDS)
+        self.wait(PATIENCE_SECONDS)
+        self.wait(PATIENCE_SECONDS)
+        self.wait(PATIENCE_SECONDS + 0.1)
+        self.wait(PATIENCE_SECONDS)
+        self.assertIsNone(self.successResultOf(finding))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_a_hundred_that_wait_make_one_fetch(self) -> None:
+        waiting = [self.find() for _ in range(100)]
+        self.assertEqual((len(self.counter.asked), self.cache.gets), (1, 1))
+        self.counter.answer("kraken", {"ETH/USD": 10.0})
+        self.assertEqual({self.successResultOf(each).price for each in waiting}, {10.0})  # type: ignore[union-attr]
+        self.assertEqual(self.counters.value("lookups", "rest"), 100)
+
+    def test_a_client_that_goes_away_spoils_nothing_for_the_others(self) -> None:
+        first, second = self.find(), self.find()
+        first.cancel()
+        self.failureResultOf(first)
+        self.counter.answer("kraken", {"ETH/USD": 10.0})
+        self.assertEqual(self.successResultOf(second).price, 10.0)  # type: ignore[union-attr]
+
+    def test_halted_exchanges_are_not_asked(self) -> None:
+        self.scene.board.halted("kraken", (), True)
+        self.find()
+        self.assertEqual(self.counter.asked, ["http://coinbase/ETH-USD"])
+
+    def test_last_known(self) -> None:
+        self.scene.say("ETH", kraken=10.0)
+        self.wait(100)
+        quote = self.lookup.last_known("ETH")
+        assert quote is not None
+        self.assertEqual((quote.price, quote.quality), (10.0, "stale"))
+        self.assertFalse(givable(quote, self.scene.now))
+        self.assertIsNone(self.lookup.last_known("BTC"))

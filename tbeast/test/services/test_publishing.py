@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from tbeast.domain.counters import Counters
+from tbeast.domain.quotes import Quote
+from tbeast.domain.readyreplies import Shelf, body
+from tbeast.services.publishing import INTERVAL_SECONDS, Publishing
+from tbeast.test.domain.boards import Scene
+from tbeast.testing.logs import listen
+
+
+def render(quote: Quote) -> tuple[bytes, bytes]:
+    return f"{quote.asset} {quote.price} ".encode(), f" {quote.quality}".encode()
+
+
+class PublishingTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.scene = Scene()
+        self.clock = Clock()
+        self.shelf = Shelf()
+        self.counters = Counters()
+        self.render = render
+        self.publishing = Publishing(
+            self.scene.board, self.scene.pricer, self.shelf, lambda quote: self.render(quote), self.counters,
+            self.clock, lambda: self.scene.now,
+        )  # fmt: skip
+        self.publishing.startService()
+        self.log = listen(self)
+
+    def shown(self, asset: str) -> str | None:
+        reply = self.shelf.find(asset, self.scene.now)
+        return None if reply is None else body(reply, self.scene.now).decode()
+
+    def test_a_tick_is_on_the_shelf_within_the_interval(self) -> None:
+        self.scene.tick("kraken", "BTC", 100.0)
+        self.assertIsNone(self.shown("BTC"))
+        self.clock.advance(INTERVAL_SECONDS)
+        self.assertEqual(self.shown("BTC"), "BTC 100.0 0.000 single_source")
+
+    def test_a_burst_costs_one_quote(self) -> None:
+        for step in range(50):
+            self.scene.now += 0.0001
+            self.scene.tick("kraken", "BTC", 100.0 + step)
+        self.clock.advance(INTERVAL_SECONDS)
+        self.assertEqual(self.counters.value("publications"), 1)
+        self.assertEqual(self.shown("BTC"), "BTC 149.0 0.000 single_source")
+
+    def test_rates_are_known_to_what_is_published_with_them(self) -> None:
+        self.scene.tick("okx", "BTC", 100.0)
+        for exchange in ("kraken", "okx", "coinbase"):
+            self.scene.tick(exchange, "USDT", 0.5)
+        self.clock.advance(INTERVAL_SECONDS)
+        self.assertEqual(self.shown("BTC"), "BTC 50.0 0.000 single_source")
+        self.assertIsNone(self.shown("USDT"))
+
+    def test_the_age_grows_on_the_shelf(self) -> None:
+        self.scene.tick("kraken", "BTC", 100.0)
+        self.clock.advance(INTERVAL_SECONDS)
+        self.scene.now += 1.5
+        self.assertEqual(self.shown("BTC"), "BTC 100.0 1.500 single_source")
+
+    def test_what_grows_too_old_is_taken_down(self) -> None:
+        self.scene.tick("kraken", "BTC", 100.0)
+        self.clock.advance(INTERVAL_SECONDS)
+        self.scene.now += 60.5
+        self.assertIsNone(self.shown("BTC"))  # even before anything took it down
+        self.assertIn("BTC", self.shelf.replies)
+        self.publishing.sweep()
+        self.assertNotIn("BTC", self.shelf.replies)
+        self.assertEqual(self.publishing.last["BTC"].quality, "stale")
+
+    def test_a_lost_connection_shows_without_a_tick(self) -> None:
+        for exchange in ("kraken", "coinbase", "gemini"):
+            self.scene.tick(exchange, "BTC", 100.0)
+        self.clock.advance(INTERVAL_SECONDS)
+        self.scene.disconnect("kraken")
+        self.scene.now += 6
+        self.publishing.sweep()
+        self.assertEqual(self.shown("BTC"), "BTC 100.0 6.000 degraded")
+
+    def test_grave_turns_are_told_once(self) -> None:
+        self.scene.tick("kraken", "BTC", 100.0)
+        self.scene.tick("kraken", "ETH", 100.0)
+        self.clock.advance(INTERVAL_SECONDS)
+        self.publishing.sweep()
+        self.publishing.sweep()
+        self.scene.now += 61
+        self.publishing.sweep()
+        self.publishing.sweep()
+        self.assertEqual(
+            self.log.having("prices went"),
+            [
+                "2 prices went from none to single_source: BTC, ETH",
+                "2 prices went from single_source to stale: BTC, ETH",
+            ],
+        )
+
+    def test_an_expulsion_is_told(self) -> None:
+        for _ in range(15):
+            self.scene.now += 1
+            self.scene.say("BTC", kraken=100.0, coinbase=100.0, gemini=150.0)
+            self.publishing.sweep()
+        self.assertIn("BTC: gemini is expelled: +50.0% from the median of 3", self.log.lines)
+
+    def test_it_goes_on_after_a_failure(self) -> None:
+        def broken(quote: Quote) -> tuple[bytes, bytes]:
+            raise RuntimeError("no ink")
+
+        self.render = broken
+        self.scene.tick("kraken", "BTC", 100.0)
+        self.clock.advance(INTERVAL_SECONDS)
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+        self.assertEqual(self.counters.value("service_failures", "publish"), 1)
+        self.render = render
+        self.scene.tick("kraken", "ETH", 100.0)
+        self.clock.advance(INTERVAL_SECONDS)
+        self.assertEqual(self.shown("ETH"), "ETH 100.0 0.000 single_source")
+        self.publishing.sweep()
+        self.assertEqual(self.shown("BTC"), "BTC 100.0 0.000 single_source")
+
+    def test_news_from_before_the_start_is_published(self) -> None:
+        self.publishing.stopService()
+        self.scene.tick("kraken", "BTC", 100.0)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.publishing.startService()
+        self.clock.advance(INTERVAL_SECONDS)
+        self.assertIsNotNone(self.shown("BTC"))
+
+    def test_the_stop_leaves_nothing_planned(self) -> None:
+        self.scene.tick("kraken", "BTC", 100.0)
+        self.publishing.stopService()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.clock.advance(1)
+        self.assertEqual(self.shelf.replies, {})
