@@ -193,6 +193,9 @@ class FallbackTests(SynchronousTestCase):
         self.fallback = Fallback(self.scene.board, self.desks, lambda: self.scene.now)
         self.log = listen(self)
 
+    def tearDown(self) -> None:
+        self.fallback.stop()
+
     def wait(self, seconds: float) -> None:
         self.scene.now += seconds
         self.clock.advance(seconds)

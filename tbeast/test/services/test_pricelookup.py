@@ -42,6 +42,10 @@ class LookupTests(SynchronousTestCase):
             self.scene.board, self.scene.pricer, self.cache, desks, self.counters, self.clock, lambda: self.scene.now
         )
 
+    def tearDown(self) -> None:
+        while self.counter.waiting:  # let every question that a test left open come to its end
+            self.counter.fail("")
+
     def wait(self, seconds: float) -> None:
         self.scene.now += seconds
         self.clock.advance(seconds)
