@@ -86,7 +86,9 @@ class Delay:
     The difference between our clock and the exchange's is unknown, but it is the same for every message; what a
     message shows above the smallest difference that this connection ever showed is delay on the way. A single message
     may carry an old time (the snapshot of a quiet symbol does), so the delay of the connection is that of its
-    promptest message of the last L{WINDOW_SECONDS}. An old price that arrives now is old: ages have it added.
+    promptest message of the last L{WINDOW_SECONDS}. It is never believed to be more than the plain difference of the
+    clocks: where that is small, both clocks are right, and one odd message from the future spoils nothing. An old
+    price that arrives now is old: ages have the delay added.
     """
 
     WINDOW_SECONDS: Final = 5.0
@@ -114,6 +116,6 @@ class Delay:
         """Bring L{seconds} up to date; asked about once a second."""
         best = min(self._current, self._previous)
         if best < float("inf"):
-            self.seconds = best - self._floor
+            self.seconds = min(best - self._floor, max(best, 0.0))
         if now - self._turned_at >= self.WINDOW_SECONDS:
             self._previous, self._current, self._turned_at = self._current, float("inf"), now

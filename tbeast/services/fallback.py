@@ -42,6 +42,8 @@ LONGEST_THROTTLE_SECONDS: Final = 300.0
 AT_ONCE: Final = 4
 FOLLOW_UPS: Final = 4
 """How many questions may follow one from the other."""
+NEWSWORTHY: Final = 4
+"""One in so many symbols late is worth a line in the log."""
 
 
 class RestDesk:
@@ -55,7 +57,6 @@ class RestDesk:
     def __init__(
         self,
         exchange: Exchange,
-        rest_url: str,
         fetcher: RestFetcher,
         sink: TickSink,
         counters: Counters,
@@ -65,9 +66,8 @@ class RestDesk:
         self.exchange = exchange.facts.name
         self.asked_at: dict[str, float] = {}
         self.refused_until: dict[str, float] = {}
-        self._facts = exchange.facts
+        self._exchange = exchange
         self._codec = exchange.rest_codec()
-        self._rest_url = rest_url.rstrip("/")
         self._fetcher = fetcher
         self._sink = sink
         self._counters = counters
@@ -93,7 +93,8 @@ class RestDesk:
 
     def room(self) -> int:
         """How many more questions may be lined up, so that the line is served within about a second."""
-        return max(1, int(self._facts.rest.count / self._facts.rest.seconds)) - self._waiting
+        rate = self._exchange.facts.rest
+        return max(1, int(rate.count / rate.seconds)) - self._waiting
 
     async def ask(self, symbols: Sequence[str], at_most: int | None = None) -> set[str]:
         """Ask for these symbols; what is heard goes to the board.
@@ -119,7 +120,7 @@ class RestDesk:
         outcomes = await DeferredList(asked, consumeErrors=True)
         failures = [got for worked, got in outcomes if not worked and isinstance(got, Failure)]
         for failure in failures:
-            if not failure.check(FetchError):
+            if not isinstance(failure.value, FetchError):
                 failure.raiseException()
         if failures and len(failures) == len(asked) and not heard:
             failures[0].raiseException()
@@ -166,8 +167,9 @@ class RestDesk:
             raise FetchError("shut", f"{self.exchange} is not asked for a while")
 
     async def _fetch(self, request: RestRequest) -> list[Event]:
+        facts = self._exchange.facts
         try:
-            status, headers, body = await self._fetcher.fetch(self._rest_url + request.path, self._facts.rest_headers)
+            status, headers, body = await self._fetcher.fetch(facts.rest_url + request.path, facts.rest_headers)
         except FetchError as error:
             self._failed(error.reason)
             raise
@@ -208,7 +210,7 @@ class Fallback:
         self._now = now
         self._began_at = now()
         self._under_way: set[Deferred[None]] = set()
-        self._asked: dict[str, int] = dict.fromkeys(self.desks, 0)
+        self._outage = dict.fromkeys(self.desks, False)
 
     def look(self) -> None:
         """Ask for everything that is late; to be called once a second.
@@ -251,12 +253,14 @@ class Fallback:
         done.addBoth(lambda _: self._under_way.discard(done))
 
     def _unanswered(self, failure: Failure, exchange: str) -> None:
-        if failure.check(FetchError, CancelledError) is None:
+        if not isinstance(failure.value, FetchError | CancelledError):
             self.log.failure("asking {exchange} over REST failed", failure, exchange=exchange)
 
     def _tell(self, exchange: str, late: int) -> None:
-        before, self._asked[exchange] = self._asked[exchange], late
-        if late and not before:
-            self.log.info("{exchange} is asked over REST for {count} late symbols", exchange=exchange, count=late)
-        elif before and not late:
-            self.log.info("{exchange} is asked over REST no more: no symbol is late", exchange=exchange)
+        """One line when much of an exchange begins to be late, and one when that is over; a few always are."""
+        outage = late * NEWSWORTHY >= len(self._board.by_symbol[exchange])
+        before, self._outage[exchange] = self._outage[exchange], outage
+        if outage and not before:
+            self.log.info("{exchange}: REST is asked for {count} late symbols", exchange=exchange, count=late)
+        elif before and not outage:
+            self.log.info("{exchange}: REST is needed no more", exchange=exchange)

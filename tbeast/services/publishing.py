@@ -1,8 +1,9 @@
 """From news on the board to a ready reply on the shelf.
 
-A tick marks its asset; the marked ones are priced together, at most once in L{INTERVAL_SECONDS}, so that a burst of
-ticks of one asset costs one quote. Once a second everything is priced and reviewed anew, because time alone makes
-prices old, sources suspect and connections lost. Nothing that answers questions waits for any of this.
+A tick marks its asset; the marked ones are priced together in the reactor's next turn, but at most once in
+L{INTERVAL_SECONDS}, so that a burst of ticks of one asset costs one quote. Once a second everything is priced and
+reviewed anew, because time alone makes prices old, sources suspect and connections lost. Nothing that answers questions
+waits for any of this.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from tbeast.domain.readyreplies import ReadyReply, Shelf
 from tbeast.domain.suspicion import Change
 from tbeast.interfaces import Now
 
-INTERVAL_SECONDS: Final = 0.02
+INTERVAL_SECONDS: Final = 0.01
 NAMED: Final = 12
 """How many assets a log line names."""
 
@@ -59,6 +60,7 @@ class Publishing(Service):
         self._now = now
         self._order = {code: place for place, code in enumerate(board.codes())}
         self._planned: IDelayedCall | None = None
+        self._flushed_at = float("-inf")
         self._turned: dict[tuple[str, str], list[str]] = {}
 
     def startService(self) -> None:
@@ -112,10 +114,12 @@ class Publishing(Service):
 
     def _awaken(self) -> None:
         if self._planned is None:
-            self._planned = self._clock.callLater(INTERVAL_SECONDS, self._flush)
+            since = self._clock.seconds() - self._flushed_at
+            self._planned = self._clock.callLater(max(0.0, INTERVAL_SECONDS - since), self._flush)
 
     def _flush(self) -> None:
         self._planned = None
+        self._flushed_at = self._clock.seconds()
         try:
             self.publish()
         except Exception:

@@ -79,6 +79,21 @@ class DelayTests(SynchronousTestCase):
             delay.turn(float(second))
         self.assertEqual(delay.seconds, 0.0)
 
+    def test_a_message_from_the_future_spoils_nothing(self) -> None:
+        delay = Delay()
+        delay.heard(-1e9)
+        for second in range(30):
+            delay.heard(0.2)
+            delay.turn(float(second))
+        self.assertEqual(delay.seconds, 0.2)
+
+    def test_a_server_with_another_clock_is_no_delay_while_it_is_right(self) -> None:
+        delay = Delay()
+        for second in range(60):
+            delay.heard(0.1 if second > 30 else -2.9)
+            delay.turn(float(second))
+        self.assertEqual(delay.seconds, 0.1)
+
     def test_silence_keeps_what_was_known(self) -> None:
         delay = Delay()
         delay.heard(0.1)

@@ -117,4 +117,4 @@ def desk(
     exchange: PlainExchange, counter: Counter, sink: TickSink, counters: Counters, clock: Clock, start: float
 ) -> RestDesk:
     """A desk whose C{now} runs with C{clock} from C{start}."""
-    return RestDesk(exchange, exchange.facts.rest_url, counter, sink, counters, clock, lambda: start + clock.seconds())
+    return RestDesk(exchange, counter, sink, counters, clock, lambda: start + clock.seconds())

@@ -223,12 +223,19 @@ class FallbackTests(SynchronousTestCase):
         self.fallback.look()
         self.assertEqual(len(self.counter.asked), 3)
         self.assertEqual(
-            self.log.having("over REST"),
-            [
-                "kraken is asked over REST for 3 late symbols",
-                "kraken is asked over REST no more: no symbol is late",
-            ],
+            self.log.having("REST"),
+            ["kraken: REST is asked for 3 late symbols", "kraken: REST is needed no more"],
         )
+
+    def test_a_late_symbol_or_two_are_no_news(self) -> None:
+        self.wait(6)
+        for code in ("USDT", "USDC", "BTC", "ETH"):
+            self.scene.tick("kraken", code, 1.0)
+        for code in ("USDT", "BTC", "NOT"):
+            self.scene.tick("okx", code, 1.0)
+        self.fallback.look()
+        self.assertEqual(self.counter.asked, ["http://kraken/NOT/USD"])
+        self.assertEqual(self.log.having("REST"), [])
 
     def test_they_are_asked_for_again_while_they_stay_late(self) -> None:
         self.wait(6)

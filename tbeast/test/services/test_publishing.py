@@ -33,11 +33,21 @@ class PublishingTests(SynchronousTestCase):
         reply = self.shelf.find(asset, self.scene.now)
         return None if reply is None else body(reply, self.scene.now).decode()
 
-    def test_a_tick_is_on_the_shelf_within_the_interval(self) -> None:
+    def test_a_tick_is_on_the_shelf_in_the_next_turn(self) -> None:
         self.scene.tick("kraken", "BTC", 100.0)
         self.assertIsNone(self.shown("BTC"))
-        self.clock.advance(INTERVAL_SECONDS)
+        self.clock.advance(0)
         self.assertEqual(self.shown("BTC"), "BTC 100.0 0.000 single_source")
+
+    def test_but_not_more_often_than_the_interval_allows(self) -> None:
+        self.scene.tick("kraken", "BTC", 100.0)
+        self.clock.advance(0)
+        self.scene.now += 0.001
+        self.scene.tick("kraken", "BTC", 101.0)
+        self.clock.advance(INTERVAL_SECONDS * 0.9)
+        self.assertEqual(self.shown("BTC"), "BTC 100.0 0.001 single_source")
+        self.clock.advance(INTERVAL_SECONDS * 0.1)
+        self.assertEqual(self.shown("BTC"), "BTC 101.0 0.000 single_source")
 
     def test_a_burst_costs_one_quote(self) -> None:
         for step in range(50):

@@ -1,0 +1,243 @@
+"""The feeds: for every exchange, connections that come up, stay up, and come up again.
+
+The rules:
+
+  - The symbols of an exchange are spread over as few connections as it allows; each is looked after on its own, by
+    L{tbeast.services.feedshard}.
+  - Connections are begun no faster than the exchange permits, and not at all for as long as it has asked us to wait.
+  - No exchange holds up another, nor the start: the daemon comes up whether or not any of them answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from twisted.application.service import MultiService, Service
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+from tbeast.codecs.exchanges.base import Exchange
+from tbeast.domain.counters import Counters
+from tbeast.domain.feedstatus import CONNECTING, DOWN, LATE, LIVE, FeedStatus
+from tbeast.domain.pacing import Pace
+from tbeast.domain.shards import shards
+from tbeast.interfaces import Chance, Now, SocketDialer, TickSink
+from tbeast.services.feedshard import FeedShard
+
+DUE_EVERY_SECONDS: Final = 1.0
+LATE_SECONDS: Final = 30.0
+ON_THE_WAY_SECONDS: Final = 10.0
+
+
+class ExchangeFeed(Service):
+    """One exchange's connections.
+
+    @ivar exchange_name: its name, for logs and labels.
+    @ivar why: the last reason for which a connection ended or could not be made.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        symbols: Iterable[str],
+        dialer: SocketDialer,
+        sink: TickSink,
+        counters: Counters,
+        clock: IReactorTime,
+        now: Now,
+        chance: Chance,
+        on_subscribed: Callable[[str, tuple[str, ...]], object] | None = None,
+    ) -> None:
+        """Set it up; nothing is dialed before the start.
+
+        @param symbols: what to subscribe to, the most important first.
+        @param on_subscribed: called with the exchange's name and symbols when these have been subscribed to anew, on an
+            exchange that sends no snapshot: someone should ask REST for their prices.
+        """
+        self.exchange = exchange
+        self.exchange_name = exchange.facts.name
+        self.symbols = tuple(dict.fromkeys(symbols))
+        self.dialer = dialer
+        self.sink = sink
+        self.counters = counters
+        self.clock = clock
+        self.now = now
+        self.chance = chance
+        self.why = ""
+        self.stopping = False
+        self._on_subscribed = on_subscribed
+        self._pace = Pace(exchange.facts.dials.count, exchange.facts.dials.seconds)
+        self._held_until = 0.0
+        self._shards: list[FeedShard] = []
+        self._due: IDelayedCall | None = None
+        self._stopped: list[Deferred[None]] = []
+        self._state = ""
+
+    def startService(self) -> None:
+        """Begin to dial; does not wait for any connection.
+
+        @raise RuntimeError: when the connections of an earlier run have not all ended yet.
+        """
+        if self.running:
+            return
+        if self._stopped:
+            raise RuntimeError("still stopping")
+        super().startService()  # type: ignore[no-untyped-call]
+        self.stopping = False
+        self.why = ""
+        self._state = CONNECTING
+        self._shards = [FeedShard(self, part) for part in shards(self.symbols, self.exchange.facts.symbols_per_socket)]
+        for shard in self._shards:
+            shard.begin()
+        self._due = self.clock.callLater(DUE_EVERY_SECONDS, self._second)
+
+    def stopService(self) -> Deferred[None]:
+        """End every connection.
+
+        @return: fires when all have ended.
+        """
+        super().stopService()  # type: ignore[no-untyped-call]
+        self.stopping = True
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+        done: Deferred[None] = Deferred()
+        self._stopped.append(done)
+        for shard in self._shards:
+            shard.stop()
+        self.link_ended()
+        return done
+
+    def reconnect(self, why: str) -> None:
+        """Drop every connection and dial again at once (as fast as the exchange permits)."""
+        self.log.info("{exchange}: reconnecting: {why}", exchange=self.exchange_name, why=why)
+        if self.running:
+            for shard in self._shards:
+                shard.reconnect(why)
+
+    def status(self) -> FeedStatus:
+        """How it is doing just now."""
+        now = self.now()
+        links = [link for shard in self._shards for link in shard.open_links()]
+        serving = [shard.serving for shard in self._shards if shard.serving is not None]
+        opened = [link.opened_at for link in serving if link.opened_at is not None]
+        heard = [time for shard in self._shards if (time := shard.heard_at()) is not None]
+        return FeedStatus(
+            exchange=self.exchange_name,
+            state=self.state(now),
+            connections=len(links),
+            symbols=len(self.symbols),
+            live_symbols=len({symbol for link in links for symbol in link.heard}),
+            refused=tuple(sorted({symbol for link in serving for symbol in link.refused})),
+            unacknowledged=tuple(sorted({symbol for link in serving for symbol in link.silent})),
+            connected_seconds=max(0.0, now - max(opened)) if opened else 0.0,
+            last_heard_seconds=max(0.0, now - max(heard)) if heard else None,
+            why=self.why,
+        )
+
+    def state(self, now: float) -> str:
+        """One of L{tbeast.domain.feedstatus.STATES}: that of the connection which is worst off."""
+        if not self.running or not self._shards:
+            return DOWN
+        out = [shard for shard in self._shards if shard.serving is None]
+        if out:
+            on_the_way = all(not shard.failed or now - shard.out_since < ON_THE_WAY_SECONDS for shard in out)
+            return CONNECTING if on_the_way else DOWN
+        carrying = [shard for shard in self._shards if shard.serving is not None and shard.serving.carries()]
+        quiet = [shard for shard in carrying if now - (shard.heard_at() or 0.0) > LATE_SECONDS]
+        if carrying and not quiet:
+            return LIVE
+        fresh = all(
+            shard.serving is not None and now - (shard.serving.opened_at or 0.0) < ON_THE_WAY_SECONDS for shard in quiet
+        )
+        return CONNECTING if quiet and fresh else LATE
+
+    # For the shards.
+
+    def dial_wait_seconds(self) -> float:
+        """How long the next connection must wait; 0 for not at all."""
+        now = self.now()
+        wait = max(self._pace.wait_seconds(now), self._held_until - now)
+        return wait + 0.001 if wait > 0.0 else 0.0  # never a hair too early
+
+    def dialing(self) -> None:
+        """A connection is being begun."""
+        self._pace.took(self.now())
+        self.counters.count("feed_dials", self.exchange_name)
+
+    def hold(self, seconds: float) -> None:
+        """Begin no connection for so long: the exchange has asked for it."""
+        self._held_until = max(self._held_until, self.now() + seconds)
+
+    def subscribed(self, symbols: tuple[str, ...]) -> None:
+        """A connection for these has come up where there was none."""
+        if self._on_subscribed is None or not self.exchange.facts.seeds_from_rest:
+            return
+        try:
+            self._on_subscribed(self.exchange_name, symbols)
+        except Exception:
+            self.log.failure("{exchange}: asking for first prices failed", exchange=self.exchange_name)
+
+    def link_ended(self) -> None:
+        """A connection is gone; when we are stopping and it was the last, say so."""
+        if self.stopping and not any(shard.links() for shard in self._shards):
+            stopped, self._stopped = self._stopped, []
+            for done in stopped:
+                done.callback(None)
+
+    # Within.
+
+    def _second(self) -> None:
+        self._due = self.clock.callLater(DUE_EVERY_SECONDS, self._second)
+        now = self.now()
+        for shard in self._shards:
+            try:
+                shard.due(now)
+            except Exception:
+                self.counters.count("service_failures", f"feed {self.exchange_name}")
+                self.log.failure("{exchange}: looking after a connection failed", exchange=self.exchange_name)
+        self._review(now)
+
+    def _review(self, now: float) -> None:
+        state = self.state(now)
+        if state == self._state:
+            return
+        before, self._state = self._state, state
+        level = self.log.warn if state in (DOWN, LATE) else self.log.info
+        level(
+            "{exchange} feed is {state} (was {before}) {why}",
+            exchange=self.exchange_name,
+            state=state,
+            before=before,
+            why=self.why if state in (DOWN, CONNECTING) else "",
+        )
+
+
+class Feeds(MultiService):
+    """The feeds of all exchanges; none waits for another."""
+
+    def __init__(self, feeds: Iterable[ExchangeFeed]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._feeds: dict[str, ExchangeFeed] = {}
+        for feed in feeds:
+            self._feeds[feed.exchange_name] = feed
+            feed.setServiceParent(self)  # type: ignore[no-untyped-call]
+
+    def status(self) -> list[FeedStatus]:
+        """How each is doing, in the order in which they were given."""
+        return [feed.status() for feed in self._feeds.values()]
+
+    def reconnect(self, exchange: str, why: str) -> bool:
+        """Make one exchange's connections anew.
+
+        @return: whether there is such an exchange.
+        """
+        feed = self._feeds.get(exchange)
+        if feed is None:
+            return False
+        feed.reconnect(why)
+        return True
