@@ -1,0 +1,53 @@
+"""The gate: one verdict for every question, over HTTP and over UDP.
+
+Dictionaries and arithmetic only; nothing here waits. Who a key is, is asked anew each time, so that a key that was
+taken back is out at the next question; how a key stands is kept for as long as the process lives.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from tbeast.domain.admission import NOBODY, OpenStanding, Standing, Verdict
+from tbeast.domain.keys import Account
+
+
+class Keyring(Protocol):
+    """Knows the keys that are good."""
+
+    def find(self, key: bytes) -> Account | None:
+        """Whose key this is; C{None} if it is nobody's."""
+
+    def find_by_id(self, key_id: str) -> Account | None:
+        """Whose key id this is, for questions that prove their key by a signature."""
+
+
+class Gate:
+    """Decides on questions.
+
+    @ivar keyring: asked for every question; must answer from memory.
+    """
+
+    def __init__(self, keyring: Keyring, open_standing: OpenStanding = Standing) -> None:
+        self.keyring = keyring
+        self._open_standing = open_standing
+        self._standings: dict[str, Standing] = {}
+
+    def admit(self, key: bytes, now: float) -> Verdict:
+        """Decide on one question asked with C{key}; an admitted one is counted."""
+        account = self.keyring.find(key)
+        return NOBODY if account is None else self.admit_account(account, now)
+
+    def admit_account(self, account: Account, now: float) -> Verdict:
+        """Decide on one question of somebody whose key was verified already."""
+        standing = self._standings.get(account.key_id)
+        if standing is None:
+            standing = self._standings[account.key_id] = self._open_standing(account, now)
+        elif standing.account is not account and standing.account != account:
+            standing = self._standings[account.key_id] = standing.moved_to(account, now)
+        return standing.admit(now)
+
+    def used(self, key_id: str) -> int:
+        """How many questions of a key were admitted this month, as far as this process knows."""
+        standing = self._standings.get(key_id)
+        return 0 if standing is None else standing.used

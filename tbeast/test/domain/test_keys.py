@@ -1,0 +1,93 @@
+"""API keys."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from tbeast.domain.keys import account_of, digest_of, is_allowed, is_well_formed, key_id_of, make_key
+
+
+class KeyTests(SynchronousTestCase):
+    def test_made(self) -> None:
+        """All randomness that was given is in the key."""
+        asked: list[int] = []
+
+        def random_bytes(size: int) -> bytes:
+            asked.append(size)
+            return bytes(range(size))
+
+        key = make_key(random_bytes)
+        self.assertEqual("tb_aaaqeayeau_aaaqeayeaudaocajbifqydiob4ibceqt", key)
+        self.assertEqual([7, 20], asked)
+        self.assertEqual("aaaqeayeau", key_id_of(key))
+
+    @settings(max_examples=50, deadline=None)
+    @given(st.binary(min_size=7, max_size=7), st.binary(min_size=20, max_size=20))
+    def test_any_made(self, first: bytes, second: bytes) -> None:
+        key = make_key(lambda size: first if size == 7 else second)
+        self.assertTrue(is_well_formed(key) and is_allowed(key))
+        self.assertEqual(key[3:13], key_id_of(key))
+
+    def test_not_well_formed(self) -> None:
+        good = "tb_aaaqeayeau_aaaqeayeaudaocajbifqydiob4ibceqt"
+        for bad in (
+            "",
+            good[:-1],
+            good + "a",
+            good + "\n",
+            good.replace("tb_", "tc_"),
+            good.replace("_a", "-a"),
+            " " + good,
+        ):
+            self.assertFalse(is_well_formed(bad), bad)
+
+    def test_allowed(self) -> None:
+        for text in ("k_test", "abcd", "a" * 128, "a{~}", "!\"#$%&'()*+,-./:;<=>?@[\\]^_`"):
+            self.assertTrue(is_allowed(text), text)
+        for text in (
+            "",
+            "abc",
+            "a" * 129,
+            "with space",
+            "a|bc",
+            "~abcd",
+            "{abcd",
+            "abc\n",
+            "k\u00e4se",
+            "abc\x7f",
+            "abcd\x00",
+        ):
+            self.assertFalse(is_allowed(text), text)
+
+    def test_chosen(self) -> None:
+        """A chosen key has a derived id, and the same one every time."""
+        digest = base64.b32encode(hashlib.sha256(b"k_test").digest()).decode()
+        self.assertEqual(digest[:10].lower(), key_id_of("k_test"))
+        self.assertNotEqual(key_id_of("k_test"), key_id_of("k_test2"))
+
+
+class AccountTests(SynchronousTestCase):
+    def test_account(self) -> None:
+        account = account_of("k_test", "free", "bench")
+        self.assertEqual((key_id_of("k_test"), "free", "bench"), (account.key_id, account.tier, account.name))
+        self.assertEqual(hashlib.sha256(b"k_test").digest(), account.digest)
+        self.assertEqual(account.digest, digest_of(b"k_test"))
+        self.assertEqual(hmac.new(b"k_test", b"datagram", hashlib.sha256).digest(), account.datagram_secret)
+
+    def test_no_secret_in_its_repr(self) -> None:
+        account = account_of("k_test", "free", "bench")
+        for secret in ("k_test", repr(account.digest), repr(account.datagram_secret)):
+            self.assertNotIn(secret, repr(account))
+
+    def test_refused(self) -> None:
+        """Without a word of the key."""
+        for text, tier in (("my secret", "free"), ("secret-key", "gold"), ("sec", "free"), ("secr\u00e9t", "free")):
+            error = self.assertRaises(ValueError, account_of, text, tier, "bench")
+            self.assertIn("bench", str(error))
+            self.assertNotIn("sec", str(error))

@@ -1,0 +1,245 @@
+"""Manners of the HTTP surface towards hostile and clumsy clients."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.server import NOT_DONE_YET
+
+from tbeast.servers.site import IDLE_SECONDS, LARGEST_BODY, LARGEST_READ_AWAY, Page, WebRequest, tree
+from tbeast.test.servers.rooms import PARTNER, House, Wire, problem_of, question, quote_of, read
+
+
+class BrokenPage(Page):
+    """Raises at once, or after it has begun to answer."""
+
+    def __init__(self, begin: bool) -> None:
+        super().__init__()
+        self._begin = begin
+
+    def answer(self, request: WebRequest) -> None:
+        if self._begin:
+            request.write(b"begun")
+        raise ZeroDivisionError("secret")
+
+
+class SiteCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.house = House()
+        self.site = self.house.site(self.house.lpo())
+        self.wire = Wire(self.site)
+
+
+class PathTests(SiteCase):
+    def test_nothing_there(self) -> None:
+        for path in ("/", "//", "/price/", "/price/x", "/Price", "/price%00", "/favicon.ico", "/" + "a/" * 5000, "/%ff",
+                     "/../price", "/exchanges/x", "*", "price", "/.env"):  # fmt: skip
+            answer = self.wire.ask(path)
+            self.assertEqual((404, "not_found"), (answer.status, problem_of(answer)["code"]), path[:40])
+
+    def test_same_path_in_other_letters(self) -> None:
+        for path in (
+            "/price?asset=BTC",
+            "/%70rice?asset=BTC",
+            "http://test/price?asset=BTC",
+            "HTTPS://x/price?asset=BTC",
+        ):
+            expected = 404 if path.startswith("HTTPS") else 200
+            self.assertEqual(expected, self.wire.ask(path).status, path)
+        for path in ("http://test", "http://test/", "http://"):
+            self.assertEqual(404, self.wire.ask(path).status, path)
+
+    def test_methods(self) -> None:
+        for method in ("POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH", "get", "BREW", "CONNECT"):
+            answer = self.wire.ask("/price?asset=BTC", method=method)
+            self.assertEqual((405, "GET, HEAD"), (answer.status, answer.headers["Allow"]), method)
+            self.assertEqual("method_not_allowed", problem_of(answer)["code"])
+        self.assertEqual("GET, HEAD, POST", self.wire.ask("/prices", method="PUT").headers["Allow"])
+
+    def test_head_of_a_refusal(self) -> None:
+        raw = self.wire.send(question("/nowhere", method="HEAD"))
+        self.assertTrue(raw.endswith(b"\r\n\r\n"))
+        self.assertEqual(404, read(raw, "HEAD").status)
+
+
+class MistakeTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.house = House()
+        self.wire = Wire(self.house.site(tree({b"soon": BrokenPage(False), b"late": BrokenPage(True)})))
+
+    def test_before_the_answer(self) -> None:
+        answer = self.wire.ask("/soon")
+        self.assertEqual((500, "internal_error"), (answer.status, problem_of(answer)["code"]))
+        self.assertNotIn(b"secret", answer.body)
+        self.assertEqual(1, len(self.flushLoggedErrors(ZeroDivisionError)))
+        self.assertTrue(self.wire.is_open)
+
+    def test_within_the_answer(self) -> None:
+        """What was begun cannot be taken back, but it must not look whole."""
+        sent = self.wire.send(question("/late"))
+        self.assertIn(b"begun", sent)
+        self.assertFalse(sent.endswith(b"0\r\n\r\n"))
+        self.assertFalse(self.wire.is_open)
+        self.assertEqual(1, len(self.flushLoggedErrors(ZeroDivisionError)))
+
+    def test_page_without_an_answer(self) -> None:
+        wire = Wire(self.house.site(tree({b"bare": Page()})))
+        self.assertEqual(500, wire.ask("/bare").status)
+        self.assertEqual(1, len(self.flushLoggedErrors(NotImplementedError)))
+        self.assertEqual(1, NOT_DONE_YET)
+
+
+class BodyTests(SiteCase):
+    def test_too_large(self) -> None:
+        """It is read away, refused, and the connection goes on."""
+        for size in (LARGEST_BODY + 1, 200_000):
+            answer = self.wire.ask("/prices", method="POST", body=b" " * size)
+            self.assertEqual((413, "body_too_large"), (answer.status, problem_of(answer)["code"]))
+        self.assertEqual(200, self.wire.ask("/price?asset=BTC").status)
+
+    def test_largest(self) -> None:
+        body = b'{"assets":["BTC"]}'.ljust(LARGEST_BODY)
+        self.assertEqual(200, self.wire.ask("/prices", method="POST", body=body).status)
+
+    def test_announced_far_too_large(self) -> None:
+        """It is refused before any of it comes in, without asking for it, and the connection ends."""
+        headers = [("Content-Length", str(LARGEST_READ_AWAY + 1)), ("Expect", "100-continue")]
+        sent = self.wire.send(question("/prices", method="POST", headers=headers))
+        self.assertEqual(413, read(sent).status)
+        self.assertNotIn(b"100 Continue", sent)
+        self.assertFalse(self.wire.is_open)
+        self.assertEqual(1, self.house.counters.value("requests", "lpo", "http", "413"))
+
+    def test_chunked_without_end(self) -> None:
+        """A body that does not say how long it is gets no further than one that does."""
+        self.wire.send(question("/prices", method="POST", headers=[("Transfer-Encoding", "chunked")]))
+        sent = b""
+        for _ in range(40):
+            if self.wire.is_open:
+                sent += self.wire.send(b"8000\r\n" + b"x" * 0x8000 + b"\r\n")
+        self.assertEqual(413, read(sent).status)
+        self.assertEqual(1, sent.count(b"HTTP/1.1"))
+        self.assertFalse(self.wire.is_open)
+
+    def test_continue(self) -> None:
+        headers = [("Content-Length", "18"), ("Expect", "100-continue")]
+        sent = self.wire.send(question("/prices", method="POST", headers=headers))
+        self.assertEqual(b"HTTP/1.1 100 Continue\r\n\r\n", sent)
+        self.assertEqual(200, read(self.wire.send(b'{"assets":["BTC"]}')).status)
+
+    def test_body_of_a_get(self) -> None:
+        """It is of no use, and no harm."""
+        self.assertEqual(200, self.wire.ask("/price?asset=BTC", body=b"whatever").status)
+        self.assertEqual(200, self.wire.ask("/price?asset=BTC").status)
+
+    def test_form(self) -> None:
+        """A body is not read as a form, whatever it says it is."""
+        for kind in ("application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "multipart/form-data"):
+            answer = self.wire.ask("/prices", method="POST", body=b"assets=BTC", headers=[("Content-Type", kind)])
+            self.assertEqual("malformed_body", problem_of(answer)["code"])
+
+
+class TimeoutTests(SiteCase):
+    def test_idle(self) -> None:
+        self.wire.ask("/price?asset=BTC")
+        self.house.pass_time(IDLE_SECONDS - 1)
+        self.assertTrue(self.wire.is_open)
+        self.house.pass_time(1)
+        self.assertFalse(self.wire.is_open)
+
+    def test_questions_put_it_off(self) -> None:
+        for _ in range(5):
+            self.house.pass_time(IDLE_SECONDS - 1)
+            self.wire.ask("/exchanges")
+        self.assertTrue(self.wire.is_open)
+
+    def test_drips_do_not(self) -> None:
+        """A request that comes in a byte at a time has as long as any other."""
+        for part in (b"G", b"ET /exch", b"anges HTTP/1.1\r\nHos", b"t: x\r\n", b"A: b\r\n", b"C: d\r\n"):
+            self.assertTrue(self.wire.is_open)
+            self.wire.send(part)
+            self.house.pass_time(11)
+        self.assertFalse(self.wire.is_open)
+
+    def test_dripping_body(self) -> None:
+        self.wire.send(question("/prices", method="POST", headers=[("Content-Length", "9999")]))
+        for _ in range(6):
+            self.wire.channel.dataReceived(b"x")
+            self.house.pass_time(10)
+        self.assertFalse(self.wire.is_open)
+
+    def test_waiting_is_not_idle(self) -> None:
+        """Whoever waits for a look-up is not cut off by the idle timeout, and has a fresh one after it."""
+        waiting = self.house.lookup.later("ETH")
+        self.wire.send(question("/price?asset=ETH"))
+        self.house.pass_time(IDLE_SECONDS + 1)
+        waiting.callback(quote_of("ETH", fresh_until=self.house.time + 1))
+        self.assertEqual(200, self.wire.answer().status)
+        self.house.pass_time(IDLE_SECONDS - 1)
+        self.assertTrue(self.wire.is_open)
+
+    def test_nothing_left_behind(self) -> None:
+        self.wire.ask("/price?asset=BTC")
+        self.wire.lose(ConnectionError())
+        self.assertEqual([], self.house.clock.getDelayedCalls())
+
+
+class HostileBytesTests(SiteCase):
+    def test_no_http(self) -> None:
+        """Bytes that are no HTTP get an empty 400, and the end."""
+        for data in (
+            b"\x16\x03\x01\x02\x00\x01\r\n\r\n", b"GET\r\n\r\n",
+            b"GET / HTTP/9.9\r\n\r\n", b"\x00\r\n\r\n", b"GET  / HTTP/1.1\r\n\r\n",
+            b"GET / HTTP/1.1\r\nno colon\r\n\r\n", b"GET / HTTP/1.1\r\nA : b\r\n\r\n", b"G\xc3\x84T / HTTP/1.1\r\n\r\n",
+            b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+            b"POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+            b"POST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+            b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", b"GET /\xff\xff HTTP/1.1\r\n\r\n",
+        ):  # fmt: skip
+            wire = Wire(self.site)
+            self.assertEqual(b"HTTP/1.1 400 Bad Request\r\n\r\n", wire.send(data), data)
+            self.assertFalse(wire.is_open)
+
+    def test_head_without_end(self) -> None:
+        for data in (b"GET /" + b"a" * 20000, b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 5000,
+                     b"GET / HTTP/1.1\r\nA: " + b"b" * 17000):  # fmt: skip
+            wire = Wire(self.site)
+            wire.send(data)
+            self.assertFalse(wire.is_open, data[:30])
+
+    def test_control_characters_do_not_come_back(self) -> None:
+        """Nothing of a question gets into the headers or, unescaped, into the body of its refusal."""
+        answer = self.wire.ask("/price?asset=%0d%0aSet-Cookie:x%22%3Cscript%3E%00")
+        self.assertEqual("malformed_asset", problem_of(answer)["code"])
+        self.assertNotIn("Set-Cookie", answer.headers)
+        self.assertNotIn(b"\x00", answer.body)
+
+    @settings(max_examples=150, deadline=None)
+    @given(st.binary(max_size=200))
+    def test_any_bytes(self, data: bytes) -> None:
+        """Whatever comes in, what goes out is HTTP without HTML, and nothing is logged."""
+        house = House()
+        wire = Wire(house.site(house.lpo()))
+        sent = wire.send(data) + (wire.send(b"\r\n\r\n") if wire.is_open else b"")
+        self.assertTrue(not sent or sent.startswith(b"HTTP/1."), sent)
+        self.assertNotIn(b"<html", sent.lower())
+        self.assertEqual([], self.flushLoggedErrors())
+
+    @settings(max_examples=150, deadline=None)
+    @given(
+        st.sampled_from(["/price?", "/prices?", "/explain/", "/stats?", "/"]),
+        st.lists(
+            st.sampled_from([*"=&%?/+;#-", "asset", "quote", "exchange", "max_age_ms", "BTC", "%0", "%ff", "9" * 30])
+        ),
+        st.sampled_from(["GET", "HEAD", "POST"]),
+        st.none() | st.binary(max_size=50),
+    )
+    def test_any_target(self, path: str, parts: list[str], method: str, body: bytes | None) -> None:
+        """Any question that is HTTP gets one answer, and either what was asked for or a problem that says why not."""
+        house = House()
+        answer = Wire(house.site(house.lpo())).ask(path + "".join(parts), PARTNER, method, body)
+        self.assertIn(answer.status, {200, 400, 404, 405, 503})
+        if method != "HEAD":
+            (answer.json if answer.status == 200 else lambda: problem_of(answer))()
+        self.assertEqual([], self.flushLoggedErrors())
