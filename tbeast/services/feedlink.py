@@ -35,7 +35,7 @@ SETTLED_AFTER_SECONDS: Final = 15.0
 """When it is said which symbols were acknowledged and which not, at the latest."""
 
 MOST_FRAMES_PER_SECOND: Final = 20_000
-"""No exchange sends a fifth of this over one connection; who does would take the process for himself."""
+"""Far more than the symbols of one connection can honestly bring; it would take the process for itself."""
 
 MOST_SYMBOLS_NAMED: Final = 20
 MOST_DETAIL_CHARACTERS: Final = 200

@@ -424,6 +424,7 @@ class ReplacingTests(FeedCase):
         old.end()
         self.assertTrue(new.alive)
         self.assertEqual(self.sink.words(), [("connected", "AB")])
+        self.assertEqual(self.state(), LIVE)
         self.clock.advance(60)
         self.assertEqual(len(self.dialer.peers), 2)
 
@@ -646,6 +647,17 @@ class SilenceTests(FeedCase):
         self.assertTrue(peer.alive)
 
 
+class ManySymbolsTests(FeedCase):
+    symbols = [f"S{number}" for number in range(30)]
+
+    def test_a_burst_of_many_snapshots_is_no_rhythm_either(self) -> None:
+        peer = self.go_live()
+        self.clock.pump([1.0] * 20)
+        peer.say({"tick": "S0"})
+        self.clock.pump([1.0] * 300)
+        self.assertTrue(peer.alive)
+
+
 class FewSymbolsTests(FeedCase):
     symbols = "ABCD"
 
@@ -820,6 +832,18 @@ class OperatorTests(FeedCase):
         self.clock.advance(0)
         self.assertEqual(len(self.dialer.peers), 3)
         self.assertEqual([peer.aborted for peer in self.dialer.peers], [True, True, False])
+
+    def test_it_does_not_wait_for_the_next_try_of_a_successor(self) -> None:
+        old = self.go_live()
+        old.say({"replace": 30})
+        for _ in range(6):
+            self.clock.advance(60)
+            self.dialer.last.end("refused")
+        count = len(self.dialer.peers)
+        self.feed.reconnect("asked for")
+        self.clock.pump([0.0, 0.0])
+        self.assertTrue(old.aborted)
+        self.assertEqual(len(self.dialer.peers), count + 1)
 
     def test_but_not_the_exchange_s_own_limits(self) -> None:
         self.start(dials=Rate(1, 10.0))

@@ -1,0 +1,288 @@
+"""The one place where concrete classes meet: settings in, the daemon out.
+
+Start, in this order: the demo key, the lab (when it feeds us), publishing, the feeds, the fallback, the listeners.
+Stop is the reverse, one after the other, each waited for with a limit: listeners close first.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
+from importlib import metadata
+from importlib.resources import files
+from os import urandom
+from pathlib import Path
+from typing import Any
+
+from attrs import evolve
+from twisted.application.internet import UDPServer
+from twisted.application.service import IService, Service
+from twisted.application.strports import service as listening_service
+from twisted.internet.endpoints import quoteStringArgument
+from twisted.logger import Logger
+from twisted.web.resource import Resource
+
+from tbeast.adapters.cache.memory import MemoryPriceCache
+from tbeast.adapters.feeds.rest import HttpFetcher
+from tbeast.adapters.feeds.websocket import WebSocketDialer
+from tbeast.codecs import replies
+from tbeast.codecs.exchanges.base import Exchange, RestCodec, SocketCodec
+from tbeast.codecs.exchanges.registry import EXCHANGES
+from tbeast.domain.assetmap import AssetMap, parse
+from tbeast.domain.board import Board
+from tbeast.domain.counters import Counters
+from tbeast.domain.freshness import Limits
+from tbeast.domain.keys import account_of
+from tbeast.domain.pricing import TRUST, Pricer
+from tbeast.domain.readyreplies import Shelf
+from tbeast.interfaces import Chance, Now
+from tbeast.servers.answers import Answers
+from tbeast.servers.gate import Gate
+from tbeast.servers.health import Health, health_tree
+from tbeast.servers.lpo import lpo_tree
+from tbeast.servers.metrics import Metrics
+from tbeast.servers.site import WebSite
+from tbeast.servers.udp import PriceDatagrams
+from tbeast.services.companion import Companion
+from tbeast.services.fallback import Fallback, RestDesk
+from tbeast.services.feeds import ExchangeFeed, Feeds
+from tbeast.services.keyring import DemoKeyService, Keyring
+from tbeast.services.lifecycle import OrderedServices
+from tbeast.services.periodic import Periodic
+from tbeast.services.pricelookup import PriceLookup
+from tbeast.services.publishing import Publishing
+from tbeast.settings import LAB, SERVER_TYPES, ExchangeAddress, Settings
+
+LAB_COMMAND = (sys.executable, "-m", "tbeast.lab", "--parent")
+
+
+class PlacedExchange:
+    """An exchange where this daemon is to reach it: where the operator says, else where the lab is, else at home."""
+
+    def __init__(self, exchange: Exchange, said: ExchangeAddress | None) -> None:
+        self._exchange = exchange
+        self._said = said or ExchangeAddress()
+        self.facts = exchange.facts
+        self.place(None, None)
+
+    def place(self, websocket_url: str | None, rest_url: str | None) -> None:
+        """The lab has said where it is."""
+        own = self._exchange.facts
+        self.facts = evolve(
+            own,
+            websocket_url=self._said.websocket_url or websocket_url or own.websocket_url,
+            rest_url=(self._said.rest_url or rest_url or own.rest_url).rstrip("/"),
+        )
+
+    def socket_codec(self, symbols: Iterable[str]) -> SocketCodec:
+        """See L{Exchange.socket_codec}."""
+        return self._exchange.socket_codec(symbols)
+
+    def rest_codec(self) -> RestCodec:
+        """See L{Exchange.rest_codec}."""
+        return self._exchange.rest_codec()
+
+
+def _quoted(text: str) -> str:
+    """C{text} as a part of an endpoint's description."""
+    quoted: str = quoteStringArgument(text)  # type: ignore[no-untyped-call]
+    return quoted
+
+
+class Called(Service):
+    """A service made of two functions, one for its start and one for its stop; both may return what to wait for."""
+
+    def __init__(
+        self,
+        name: str,
+        start: Callable[[], Awaitable[object] | None] = lambda: None,
+        stop: Callable[[], Awaitable[object] | None] = lambda: None,
+    ) -> None:
+        self.setName(name)  # type: ignore[no-untyped-call]
+        self._start = start
+        self._stop = stop
+
+    def startService(self) -> Awaitable[object] | None:
+        """Start it."""
+        super().startService()  # type: ignore[no-untyped-call]
+        return self._start()
+
+    def stopService(self) -> Awaitable[object] | None:
+        """Stop it."""
+        super().stopService()  # type: ignore[no-untyped-call]
+        return self._stop()
+
+
+def load_assets() -> AssetMap:
+    """The asset tables that the package carries.
+
+    @raise tbeast.errors.AssetMapError: when they are at fault.
+    """
+    data = files("tbeast") / "data"
+    return parse((data / "assets.csv").read_text("utf-8"), (data / "stablecoins.csv").read_text("utf-8"))
+
+
+def build(settings: Settings, *, reactor: Any, now: Now, random: Chance, new_id: Callable[[], str]) -> IService:
+    """Tie the daemon together.
+
+    @param reactor: for waiting, connecting, listening and child processes.
+    @param new_id: makes ids for requests.
+    @raise tbeast.errors.AssetMapError: when the asset tables are at fault.
+    """
+    return Assembly(settings, reactor, now, random, new_id).root()
+
+
+class Assembly:
+    """The parts of one daemon. Made by L{build}; tests look into it."""
+
+    log = Logger()
+
+    def __init__(self, settings: Settings, reactor: Any, now: Now, random: Chance, new_id: Callable[[], str]) -> None:
+        self.settings = settings
+        self.reactor = reactor
+        self.now = now
+        self.new_id = new_id
+        self.simulated = settings.feeds == LAB
+        self.listening: dict[str, bool] = {}
+        user_agent = f"tbeast/{metadata.version('tbeast')}"
+
+        self.assets = load_assets()
+        self.counters = Counters()
+        self.board = Board(self.assets, Limits(settings.max_price_age_seconds), TRUST)
+        self.pricer = Pricer(self.board)
+        self.shelf = Shelf()
+        self.publishing = Publishing(
+            self.board, self.pricer, self.shelf, partial(replies.render, simulated=self.simulated), self.counters,
+            reactor, now,
+        )  # fmt: skip
+
+        self.exchanges = {
+            name: PlacedExchange(EXCHANGES[name], settings.exchange_addresses.get(name)) for name in EXCHANGES
+        }
+        self.fetcher = HttpFetcher(reactor, user_agent)
+        desks = [
+            RestDesk(exchange, self.fetcher, self.board, self.counters, reactor, now)
+            for exchange in self.exchanges.values()
+        ]
+        self.fallback = Fallback(self.board, desks, now)
+        self.lookup = PriceLookup(
+            self.board, self.pricer, MemoryPriceCache(now), self.fallback.desks, self.counters, reactor, now
+        )
+        dialer = WebSocketDialer(reactor, user_agent)
+        self.feeds = Feeds(
+            ExchangeFeed(
+                exchange, self.assets.subscriptions(name), dialer, self.board, self.counters, reactor, now, random,
+                self.fallback.seed,
+            )
+            for name, exchange in self.exchanges.items()
+        )  # fmt: skip
+
+        self.keyring = Keyring(account_of(key.key, key.tier, key.name) for key in settings.keys)
+        self.demo_key = DemoKeyService(self.keyring, Path(settings.state), urandom)
+        self.gate = Gate(self.keyring)
+        self.answers = Answers(
+            assets=self.assets, shelf=self.shelf, lookup=self.lookup, view=self.pricer, now=now,
+            counters=self.counters, simulated=self.simulated,
+        )  # fmt: skip
+
+    def root(self) -> IService:
+        """The service whose children are everything, in the order of their start."""
+        root = OrderedServices(self.reactor)
+        root.setName("tbeast")  # type: ignore[no-untyped-call]
+        for child in self._children():
+            child.setServiceParent(root)
+        return root
+
+    def _children(self) -> Iterable[Any]:
+        settings, counters, reactor = self.settings, self.counters, self.reactor
+        yield self.demo_key
+        if self.simulated:
+            yield self._lab()
+        yield self.publishing
+        yield Periodic("sweep", self.publishing.sweep, 1.0, reactor, counters)
+        yield Called("rest", stop=self._stop_rest)
+        yield self.feeds
+        yield Periodic("fallback", self.fallback.look, 1.0, reactor, counters)
+        if "lpo" in SERVER_TYPES[settings.server_type]:
+            yield from self._lpo()
+        yield Called("banner", self._banner)
+
+    def _lpo(self) -> Iterable[Any]:
+        settings = self.settings
+        answers, feeds, now, node = self.answers, self.feeds.status, self.now, settings.cluster_node
+        health = Health(answers=answers, feeds=feeds, listening=lambda: self.listening, now=now, node=node)
+        metrics = Metrics(counters=self.counters, answers=answers, feeds=feeds, now=now)
+        pages = lpo_tree(
+            gate=self.gate, answers=answers, assets=self.assets, counters=self.counters, feeds=feeds, now=now, node=node
+        )
+        yield self._site("health", health_tree(health, metrics), settings.health_port_lpo, secure=False)
+        yield self._site("lpo", pages, settings.tcp_port_lpo, secure=True)
+        datagrams = PriceDatagrams(gate=self.gate, answers=answers, counters=self.counters, now=now)
+        listener = UDPServer(  # type: ignore[no-untyped-call]
+            settings.udp_port_lpo, datagrams, settings.listen, reactor=self.reactor
+        )
+        yield self._listening("udp", listener)
+
+    def _site(self, name: str, pages: Resource, port: int, secure: bool) -> IService:
+        settings = self.settings
+        site = WebSite(
+            pages, reactor=self.reactor, now=self.now, new_id=self.new_id, counters=self.counters, service=name
+        )
+        where = f"{port}:interface={_quoted(settings.listen)}"
+        if secure and settings.tls_cert and settings.tls_key:
+            where = f"ssl:{where}:privateKey={_quoted(settings.tls_key)}:certKey={_quoted(settings.tls_cert)}"
+        else:
+            where = f"tcp:{where}"
+        return self._listening(name, listening_service(where, site, self.reactor))
+
+    def _listening(self, name: str, listener: Any) -> IService:
+        """Note when a listener is up and when it is not."""
+        self.listening[name] = False
+
+        def start() -> None:
+            listener.privilegedStartService()
+            listener.startService()
+            self.listening[name] = True
+
+        def stop() -> Any:
+            self.listening[name] = False
+            return listener.stopService()
+
+        return Called(f"listener {name}", start, stop)
+
+    def _lab(self) -> IService:
+        companion = Companion(
+            "lab", (*LAB_COMMAND, "--seed", str(self.settings.lab_seed)), self.reactor, self._lab_is_there
+        )
+
+        async def start() -> None:
+            self._lab_is_there(await companion.start())
+
+        return Called("lab", start, companion.stop)
+
+    def _lab_is_there(self, announcement: Mapping[str, Any]) -> None:
+        for name, exchange in self.exchanges.items():
+            address = announcement["exchanges"][name]
+            exchange.place(address["ws_url"], address["rest_url"])
+        self.log.info("lab: control at {url}", url=announcement["control"])
+
+    async def _stop_rest(self) -> None:
+        await self.fallback.stop()
+        await self.fetcher.close()
+
+    def _banner(self) -> None:
+        settings = self.settings
+        host = "127.0.0.1" if settings.listen in ("0.0.0.0", "::") else settings.listen
+        if self.simulated:
+            self.log.warn("SIMULATED: prices come from the exchange lab and are invented; every answer says so")
+        self.log.info(
+            "{node} is up: {assets} assets on {exchanges} exchanges; demo key {key} (in {path})",
+            node=settings.cluster_node, assets=len(self.assets.assets), exchanges=len(self.exchanges),
+            key=self.demo_key.key, path=str(self.demo_key.path),
+        )  # fmt: skip
+        scheme = "https" if settings.tls_cert else "http"
+        self.log.info(
+            'try: curl -H "Authorization: Bearer $(cat {path})" "{scheme}://{host}:{port}/price?asset=btc"',
+            path=str(self.demo_key.path), scheme=scheme, host=host, port=settings.tcp_port_lpo,
+        )  # fmt: skip
