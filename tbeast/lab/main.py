@@ -18,7 +18,13 @@ from typing import Any, Final, TextIO
 from attrs import field, frozen
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IReadDescriptor
-from twisted.logger import globalLogBeginner, textFileLogObserver
+from twisted.logger import (
+    FilteringLogObserver,
+    LogLevel,
+    LogLevelFilterPredicate,
+    globalLogBeginner,
+    textFileLogObserver,
+)
 from zope.interface import implementer
 
 from tbeast.lab.exchangelab import ExchangeLab, NotLoopbackError, check_loopback
@@ -168,7 +174,9 @@ def serve(options: Options, out: TextIO | None = None) -> int:
     except OptionsError as error:
         print(f"tbeast lab: {error}", file=sys.stderr)  # noqa: T201
         return _MISUSED
-    globalLogBeginner.beginLoggingTo([textFileLogObserver(sys.stderr)], redirectStandardIO=False)
+    level = LogLevel.warn if options.parent else LogLevel.info  # a parent has a log of its own to keep short
+    told = FilteringLogObserver(textFileLogObserver(sys.stderr), [LogLevelFilterPredicate(level)])
+    globalLogBeginner.beginLoggingTo([told], redirectStandardIO=False)
     try:
         lab.start()
     except CannotListenError as error:

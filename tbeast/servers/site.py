@@ -182,6 +182,7 @@ class WebSite(Site):
 
     protocol = WebChannel  # type: ignore[assignment]
     requestFactory = WebRequest
+    noisy = False
 
     def __init__(
         self,

@@ -40,6 +40,7 @@ class PriceDatagrams(DatagramProtocol):
     """
 
     _log = Logger()
+    noisy = False
 
     def __init__(
         self, *, gate: Gate, answers: Answers, counters: Counters, now: Now, spent: SpentMacs | None = None

@@ -45,6 +45,16 @@ FETCH_FAULTS: Final = (TIMEOUT, REFUSED, TLS, DNS, TOO_LARGE, BROKEN)
 """Every reason that L{FetchError} has from here."""
 
 
+class _QuietFactory(HTTPConnectionPool._factory):  # type: ignore[misc, valid-type]
+    noisy = False
+
+
+class _QuietPool(HTTPConnectionPool):
+    """Writes no line for every connection."""
+
+    _factory = _QuietFactory
+
+
 class HttpFetcher:
     """L{tbeast.interfaces.RestFetcher} over a pool of persistent connections."""
 
@@ -68,7 +78,7 @@ class HttpFetcher:
         self._user_agent = user_agent
         self._timeout_seconds = timeout_seconds
         self._most_body_bytes = most_body_bytes
-        self._pool = HTTPConnectionPool(reactor, persistent=True)  # type: ignore[no-untyped-call]
+        self._pool = _QuietPool(reactor, persistent=True)  # type: ignore[no-untyped-call]
         self._pool.maxPersistentPerHost = MOST_CONNECTIONS_PER_HOST
         self._pool.cachedConnectionTimeout = IDLE_SECONDS
         policy = BrowserLikePolicyForHTTPS(trustRoot=trust_root)  # type: ignore[no-untyped-call]
