@@ -23,6 +23,8 @@ class FrameTests(SynchronousTestCase):
 
         factory = WebSocketClientFactory("ws://127.0.0.1:1", reactor=Clock())
         factory.protocol = Reading
+        # Autobahn's timers run on the global reactor whatever it is handed, and would be left behind there
+        factory.setProtocolOptions(openHandshakeTimeout=0, closeHandshakeTimeout=0, serverConnectionDropTimeout=0)
         protocol: Any = factory.buildProtocol(None)
         protocol.makeConnection(StringTransport())
         # past the handshake, which is not what is looked at here
