@@ -6,8 +6,8 @@ from setuptools import find_packages, setup
 
 RUN = [
     "attrs>=24",
-    "autobahn>=24.4",
-    "click>=8.1",
+    "autobahn>=26.10",
+    "click>=8.2",
     "msgspec>=0.19",
     "prometheus-client>=0.20",
     "pyopenssl>=24",
@@ -18,12 +18,13 @@ RUN = [
     "ujson>=5.10",
     "zope.interface>=6",
 ]
-TEST = ["coverage>=7.6", "hypothesis>=6.100"]
+TEST = ["coverage>=7.10", "hypothesis>=6.100"]
 DEV = [
     "build>=1.2",
     "import-linter>=2.1",
     "mypy>=1.13",
     "mypy-zope>=1.0.9",
+    "pip-tools>=7.4",
     "pydoctor>=24.3",
     "ruff>=0.8",
     "towncrier>=24.8",

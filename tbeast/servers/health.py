@@ -1,13 +1,13 @@
 """The health port: is this process alive, can it serve, should it be sent questions.
 
-- C{/live}: 200 for as long as the reactor turns.
-- C{/health}: 200 when it can serve, that is when all its listeners are up and at least one asset has a fresh
-price; else 503 with the reasons. A restart may mend it.
-- C{/ready}: 200 when it should be sent questions; names every feed and its state. Beside what C{/health} wants, at
-least one feed must live, and after the start it waits until nine tenths of the assets were priced once, or
-a minute is over. It does not fall back later because some assets have no price: every node would lose them
-at once, and none would answer for the others.
-- C{/metrics}: Prometheus.
+  - C{/live}: 200 for as long as the reactor turns.
+  - C{/health}: 200 when it can serve, that is when all its listeners are up and at least one asset has a fresh price;
+    else 503 with the reasons. A restart may mend it.
+  - C{/ready}: 200 when it should be sent questions; names every feed and its state. Beside what C{/health} wants, at
+    least one feed must live, and after the start it waits until nine tenths of the assets were priced once, or a
+    minute is over. It does not fall back later because some assets have no price: every node would lose them at once,
+    and none would answer for the others.
+  - C{/metrics}: Prometheus.
 """
 
 from __future__ import annotations

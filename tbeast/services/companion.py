@@ -2,9 +2,9 @@
 
 The rules. The child announces itself by one line of JSON on its standard output; until then it has not started, and
 after a time limit it has failed. It ends when its standard input closes, so that it goes even when we are killed;
-one that does not is asked by SIGTERM and then ended by SIGKILL, by its process id alone. A child that dies while it is
-wanted is told in the log, with its last words, and started again, at once the first time and then ever more slowly;
-whoever asked for it is handed each new announcement.
+one that does not is asked by SIGTERM and then ended by SIGKILL, by its process id alone. SIGINT is kept from it. A
+child that dies while it is wanted is told in the log, with its last words, and started again, at once the first time
+and then ever more slowly; whoever asked for it is handed each new announcement.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from signal import SIG_BLOCK, SIG_SETMASK, SIGINT, pthread_sigmask
 from typing import Any, Final, Protocol
 
 from twisted.internet.defer import Deferred, succeed
@@ -27,6 +28,9 @@ from tbeast.errors import TBeastError
 Announcement = Mapping[str, Any]
 
 ANNOUNCE_WITHIN_SECONDS: Final = 15.0
+LAST_LOOK_SECONDS: Final = 0.5
+"""After the time limit: a reactor that was held up hears its timers before it reads what has been lying there."""
+
 TERMINATE_AFTER_SECONDS: Final = 3.0
 KILL_AFTER_SECONDS: Final = 6.0
 
@@ -127,10 +131,14 @@ class Companion:
     def _spawn(self) -> None:
         self._restart = None
         child = self._child = _Child(self, self._reactor)
+        # Ctrl-C in a terminal reaches every process there; the child is to hear of the end from us alone
+        before = pthread_sigmask(SIG_BLOCK, {SIGINT})
         try:
             self._reactor.spawnProcess(child, self._command[0], self._command, env=self._environ)
         except OSError as error:
             self.child_ended(child, f"cannot be run: {error}")
+        finally:
+            pthread_sigmask(SIG_SETMASK, before)
 
     def child_announced(self, announcement: Announcement) -> None:
         """The child has said what it had to say. This and the next are for the child's protocol alone."""
@@ -194,7 +202,7 @@ class _Child(ProcessProtocol):
 
     def connectionMade(self) -> None:
         self.pid = self.transport.pid
-        self._call(ANNOUNCE_WITHIN_SECONDS, self._too_slow)
+        self._call(ANNOUNCE_WITHIN_SECONDS, lambda: self._call(LAST_LOOK_SECONDS, self._too_slow))
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
         *lines, rest = (self._partial[childFD] + data).split(b"\n")

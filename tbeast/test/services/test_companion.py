@@ -20,6 +20,7 @@ from zope.interface import implementer
 from tbeast.services.companion import (
     ANNOUNCE_WITHIN_SECONDS,
     KILL_AFTER_SECONDS,
+    LAST_LOOK_SECONDS,
     LONGEST_DELAY_SECONDS,
     SETTLED_SECONDS,
     TERMINATE_AFTER_SECONDS,
@@ -123,12 +124,21 @@ class CompanionTests(LogCase):
         starting = self.companion.start()
         child = self.clock.children[0]
         self.clock.advance(ANNOUNCE_WITHIN_SECONDS)
+        self.clock.advance(LAST_LOOK_SECONDS)
         self.assertEqual(child.done, ["stdin closed"])
         self.assertNoResult(starting)
         child.ends(status=0)
         error = self.failureResultOf(starting, CompanionError).value
         self.assertEqual(str(error), "the lab announced nothing within 15 s, and ended with status 0")
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_an_announcement_that_lay_there_while_we_were_held_up(self) -> None:
+        starting = self.companion.start()
+        self.clock.advance(ANNOUNCE_WITHIN_SECONDS * 3)
+        self.clock.children[0].says('{"port": 1}\n')
+        self.assertEqual(self.successResultOf(starting), {"port": 1})
+        self.clock.advance(LAST_LOOK_SECONDS)
+        self.assertEqual(self.clock.children[0].done, [])
 
     def test_anything_else_than_an_announcement_is_a_failed_start(self) -> None:
         for words in ("Hello\n", "[1]\n", "\n", "\xff\n"):
@@ -203,6 +213,7 @@ class CompanionTests(LogCase):
         self.started().ends(status=1)
         self.clock.advance(0)
         self.clock.advance(ANNOUNCE_WITHIN_SECONDS)
+        self.clock.advance(LAST_LOOK_SECONDS)
         self.clock.children[-1].ends(status=0)
         self.clock.advance(0.5)
         self.clock.children[-1].says('{"port": 3}\n')
@@ -303,6 +314,13 @@ class RealChildTests(TestCase):
         self.assertGone(first["pid"])
         await companion.stop()
         self.assertGone(second["pid"])
+
+    async def test_an_interrupt_from_the_terminal_is_kept_from_it(self) -> None:
+        companion = self.companion(self.fail, lives="signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])")
+        announcement = await companion.start()
+        self.assertTrue(announcement["lives"])
+        self.assertNotIn(signal.SIGINT, signal.pthread_sigmask(signal.SIG_BLOCK, []))
+        await companion.stop()
 
     async def test_one_that_cannot_be_run(self) -> None:
         companion = Companion("child", [sys.executable, "-c", "raise SystemExit(7)"], real_reactor, self.fail)

@@ -1,0 +1,65 @@
+# make run, make test and the rest set up what they need in .venv, from the package index alone: no root, no system
+# packages. make help lists them.
+
+PYTHON ?= python3
+FEEDS ?= $(or $(TBEAST_FEEDS),lab)
+ARGS ?=
+VENV_PYTHON := .venv/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint bench docs lock sample changelog wheel-test environment clean check-python
+
+help:
+	@echo 'make run         start the daemon on invented prices (the exchange lab); FEEDS=live for the real exchanges'
+	@echo '                 ARGS="--config etc/tbeast.toml" adds options'
+	@echo 'make test        everything that must hold: style, types, import rules, tests, coverage, the built wheel'
+	@echo 'make lint        style, types and import rules alone'
+	@echo 'make bench       measure'
+	@echo 'make docs        the API documentation, into docs/_build/api'
+	@echo 'make wheel-test  build the wheel, install it in a bare place, start it there'
+	@echo 'make lock        write requirements/*.txt anew from setup.py'
+	@echo 'make sample      write etc/tbeast.toml anew from the table of settings'
+	@echo 'make clean       take away what the others made, .venv too; the state folder var stays'
+	@echo 'PYTHON=/path/to/python3 names another Python (3.11 or newer) to make .venv with'
+
+check-python:
+	@command -v '$(PYTHON)' >/dev/null || \
+	  { echo 'tbeast: there is no $(PYTHON) here; name one: make PYTHON=/path/to/python3 ...' >&2; exit 1; }
+	@'$(PYTHON)' -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tbeast: needs Python 3.11 or newer, and $(PYTHON) is " + sys.version.split()[0] + "; name another: make PYTHON=/path/to/python3 ..." or 0)'
+
+environment: check-python
+	@'$(PYTHON)' tools/environment.py dev
+
+run: check-python
+	@'$(PYTHON)' tools/environment.py run
+	@echo 'starting tbeast with TBEAST_FEEDS=$(FEEDS), everything in one process; Ctrl-C ends it'
+	@exec env SERVER_TYPE="$${SERVER_TYPE:-ALL_SERVER}" \
+	  $(VENV_PYTHON) -m twisted --log-format=text tbeast --feeds=$(FEEDS) $(ARGS)
+
+test: environment
+	@exec $(VENV_PYTHON) tools/test_all.py
+
+lint: environment
+	@exec $(VENV_PYTHON) tools/test_all.py --lint
+
+bench: environment
+	@exec $(VENV_PYTHON) tools/bench.py $(ARGS)
+
+docs: environment
+	@$(VENV_PYTHON) -m pydoctor --quiet tbeast
+	@echo 'docs/_build/api/index.html'
+
+lock: environment
+	@exec $(VENV_PYTHON) tools/lock.py
+
+sample: environment
+	@exec $(VENV_PYTHON) tools/sample_settings.py
+
+wheel-test: check-python
+	@'$(PYTHON)' tools/environment.py run
+	@exec $(VENV_PYTHON) tools/wheel_test.py
+
+clean:
+	rm -rf .venv build dist tbeast.egg-info docs/_build .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf _trial_temp* .coverage* htmlcov twisted/plugins/dropin.cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
