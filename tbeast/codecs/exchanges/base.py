@@ -11,12 +11,11 @@ or from L{tbeast.domain.ticks.TICK_FAULTS}, so that reasons can be counted under
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from typing import Final, Protocol
 
 from attrs import field, frozen
 
-from tbeast.domain.ticks import TICK_FAULTS, UNKNOWN, Tick
+from tbeast.domain.ticks import TICK_FAULTS, Tick
 
 MALFORMED: Final = "malformed"  # not JSON, or JSON of another shape than any known message
 UNKNOWN_SYMBOL: Final = "unknown_symbol"  # a price for something that was not asked for
@@ -135,7 +134,8 @@ class ExchangeFacts:
 
     @ivar name: lower case, as in C{source} and in the asset table's columns.
     @ivar websocket_url: its public market data socket.
-    @ivar rest_url: what the paths of L{RestRequest} are appended to (no slash at the end).
+    @ivar rest_url: what the paths of L{RestRequest} are appended to. A slash at its end is dropped, and so is
+        C{rest_root}: people write an address with it as well as without, and the paths have it already.
     @ivar quote: the currency that its symbols in the asset table are quoted in, C{USD} or C{USDT}.
     @ivar symbols_per_socket: how many symbols one connection should carry.
     @ivar dials: how often a new connection may be opened.
@@ -143,6 +143,7 @@ class ExchangeFacts:
     @ivar seeds_from_rest: whether a new subscription brings no snapshot, so that REST must give the first price.
     @ivar lifetime_seconds: after how long the exchange is known to end a connection, if it is.
     @ivar rest_headers: headers that REST wants beside the usual.
+    @ivar rest_root: what every path of L{RestRequest} begins with, if they have that much in common.
     """
 
     name: str
@@ -155,6 +156,13 @@ class ExchangeFacts:
     seeds_from_rest: bool = False
     lifetime_seconds: float | None = None
     rest_headers: Mapping[str, str] = field(factory=dict)
+    rest_root: str = ""
+
+    def __attrs_post_init__(self) -> None:
+        address = self.rest_url.rstrip("/")
+        if self.rest_root:
+            address = address.removesuffix(self.rest_root).rstrip("/")
+        object.__setattr__(self, "rest_url", address)
 
 
 class SocketCodec(Protocol):
@@ -190,7 +198,9 @@ class RestCodec(Protocol):
 class Exchange(Protocol):
     """An exchange as the registry gives it: facts, and makers of its two codecs."""
 
-    facts: ExchangeFacts
+    @property
+    def facts(self) -> ExchangeFacts:
+        """What must be known of it."""
 
     def socket_codec(self, symbols: Iterable[str]) -> SocketCodec:
         """A codec for one new connection that is to carry these symbols."""
@@ -218,45 +228,6 @@ class ExchangeModule:
         return codec
 
 
-class Subscriptions:
-    """The symbols of one connection: asked for, and then acknowledged, refused or silent.
-
-    @ivar wanted: every symbol still hoped for, in order, the refused ones taken out.
-    @ivar missing: those neither acknowledged nor heard so far.
-    """
-
-    def __init__(self, symbols: Iterable[str], patience_seconds: float = 10.0) -> None:
-        self.wanted: dict[str, None] = dict.fromkeys(symbols)
-        self.missing: set[str] = set(self.wanted)
-        self._patience_seconds = patience_seconds
-        self._asked_at: float | None = None
-
-    def asked(self, now: float) -> None:
-        """A subscribe frame has gone out."""
-        self._asked_at = now
-
-    def acknowledged(self, symbols: Iterable[str]) -> list[Event]:
-        """Take these as acknowledged, and say which of them are news."""
-        fresh = tuple(symbol for symbol in symbols if symbol in self.missing)
-        self.missing.difference_update(fresh)
-        return [Acknowledged(fresh)] if fresh else []
-
-    def refused(self, symbol: str, detail: str) -> list[Event]:
-        """Take this symbol out; nothing if it was not wanted."""
-        if symbol not in self.wanted:
-            return []
-        del self.wanted[symbol]
-        self.missing.discard(symbol)
-        return [Refused(symbol, detail)]
-
-    def due(self, now: float) -> list[Event]:
-        """Name those that stayed silent too long, once for each time of asking."""
-        if self._asked_at is None or not self.missing or now - self._asked_at < self._patience_seconds:
-            return []
-        self._asked_at = None
-        return [Unacknowledged(tuple(sorted(self.missing)))]
-
-
 class Liveness:
     """Whether a connection still lives: when it was last heard, and for how long it may be silent."""
 
@@ -276,15 +247,3 @@ class Liveness:
         """Ask for another connection when this one was silent too long."""
         silence = self.silence(now)
         return [Reconnect(f"silent for {silence:.0f} s")] if silence > self.silent_seconds else []
-
-
-def rfc3339_seconds(text: str) -> float:
-    """Read C{2026-08-09T21:05:48.228846629Z} (any number of fractional digits) as seconds since the epoch.
-
-    @return: NaN for anything else, a time without its zone included: a bad time spoils no price.
-    """
-    try:
-        moment = datetime.fromisoformat(text)
-        return moment.timestamp() if moment.tzinfo is not None else UNKNOWN
-    except (ValueError, TypeError, OverflowError):
-        return UNKNOWN

@@ -5,150 +5,32 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from tbeast.codecs.exchanges.base import (
     EXCHANGE_ERROR,
-    FAULTS,
     HTTP_STATUS,
     MALFORMED,
     SEQUENCE_GAP,
     UNKNOWN_MESSAGE,
     UNKNOWN_SYMBOL,
     Acknowledged,
-    Event,
     Fault,
     Reconnect,
     Refused,
     RestRequest,
-    Send,
-    Throttled,
     Unacknowledged,
 )
 from tbeast.codecs.exchanges.coinbase import EXCHANGE, CoinbaseRest, CoinbaseSocket
-from tbeast.domain.ticks import CROSSED, NO_PRICE, NO_QUOTE, NOT_FINITE, NOT_POSITIVE, Tick, fault_in
+from tbeast.domain.ticks import CROSSED, NO_PRICE, NO_QUOTE, NOT_POSITIVE, Tick
+from tbeast.test.codecs.exchanges import garbage
+from tbeast.test.codecs.exchanges.garbage import NOW, check, dumped, fixture, members, of_type, reasons_in, recording
 
-FIXTURES = Path(__file__).parent / "fixtures"
-NOW = 1_786_309_549.0
 PAIR = ("BTC-USD", "ETH-USD")
-
-
-def fixture(path: str) -> Any:
-    return json.loads((FIXTURES / path).read_text(encoding="utf-8"))
-
-
-def recorded_lines(path: str) -> list[bytes]:
-    return (FIXTURES / path).read_bytes().splitlines()
-
-
-def frame_of(value: object) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode()
-
-
-def of_type(events: Iterable[Event], kind: type) -> list[Any]:
-    return [event for event in events if isinstance(event, kind)]
-
-
-def reasons(events: Iterable[Event]) -> list[str]:
-    return [event.reason for event in of_type(events, Fault)]
-
-
-def check_sane(events: list[Event], wanted: Iterable[str]) -> None:
-    """What must hold of any events, whatever was sent."""
-    wanted = set(wanted)
-    for event in events:
-        if isinstance(event, Tick):
-            assert fault_in(event.price, event.bid, event.ask) is None, event
-            assert event.symbol in wanted, event
-            assert event.volume != event.volume or 0 <= event.volume < math.inf, event
-            assert event.exchange_time != event.exchange_time or abs(event.exchange_time) < 1e12, event
-            assert event.heard_at == NOW, event
-        elif isinstance(event, Fault):
-            assert event.reason in FAULTS, event
-            assert len(event.detail) <= 500, event
-        elif isinstance(event, Refused):
-            assert event.symbol in wanted, event
-            assert len(event.detail) <= 500, event
-        elif isinstance(event, Acknowledged | Unacknowledged):
-            assert set(event.symbols) <= wanted, event
-        elif isinstance(event, Throttled):
-            assert event.retry_after_seconds is None or 0 <= event.retry_after_seconds <= 3600, event
-        else:
-            assert isinstance(event, Send | Reconnect | RestRequest), event
-
-
-ODD_TEXTS = (
-    "", " ", "0", "-0", "-5", "1e999", "1_0", " 1 ", "NaN", "nan", "inf", "Infinity", "-Infinity", "1e-400", "0x1",
-    "\u0663", "null", "1.0", "BTC-USD", "btcusd", "ETH-USD is not a valid product", "9" * 400,
-)  # fmt: skip
-ODD_NUMBERS = (0, -1, 1, 1.5, 10**19, -(10**19), 2**63, 10**400, 1e308, -1e308, 5e-324, math.nan, math.inf, -math.inf)
-SCALARS = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20), st.sampled_from(ODD_TEXTS),
-    st.sampled_from(ODD_NUMBERS),
-)  # fmt: skip
-VALUES = st.recursive(
-    SCALARS,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
-    max_leaves=8,
-)
-
-
-def places_in(value: Any, at: tuple = ()) -> list[tuple]:
-    """The path of every value inside a JSON value."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [at, *(place for key, inner in items for place in places_in(inner, (*at, key)))]
-
-
-@st.composite
-def mutated(draw: st.DrawFn, originals: Sequence[bytes]) -> bytes:
-    """A recorded message with a few of its values replaced, deleted or doubled, or a few of its bytes."""
-    frame = draw(st.sampled_from(originals))
-    if draw(st.booleans()):
-        content = json.loads(frame)
-        for _ in range(draw(st.integers(1, 3))):
-            place = draw(st.sampled_from(places_in(content)))
-            if not place:
-                continue
-            holder = content
-            for key in place[:-1]:
-                holder = holder[key]
-            change = draw(st.sampled_from(("replace", "delete", "double")))
-            if change == "replace":
-                holder[place[-1]] = draw(VALUES)
-            elif change == "delete":
-                del holder[place[-1]]
-            elif isinstance(holder, list):
-                holder.insert(place[-1], holder[place[-1]])
-            else:
-                holder[draw(st.sampled_from(sorted(holder)))] = holder[place[-1]]
-        return frame_of(content)
-    for _ in range(draw(st.integers(1, 3))):
-        start = draw(st.integers(0, len(frame)))
-        end = draw(st.integers(start, min(len(frame), start + 4)))
-        frame = (
-            frame[:start] + draw(st.binary(max_size=3) | st.sampled_from([b'"', b"[" * 9, b"0", b"{"])) + frame[end:]
-        )
-    return frame
-
-
-def any_bytes(originals: Sequence[bytes]) -> st.SearchStrategy[bytes]:
-    return st.one_of(st.binary(max_size=80), VALUES.map(frame_of), mutated(originals))
-
-
-HEADERS = st.dictionaries(
-    st.sampled_from(("retry-after", "date", "content-type")),
-    st.text(max_size=12)
-    | st.sampled_from(
-        ("2", "0.5", "-1", "1e9", "nan", "Wed, 21 Oct 2026 07:28:00 GMT", "Wed, 99 Xxx 0000 99:28:00 GMT")
-    ),
-)
 
 
 def ticker(product: str = "BTC-USD", **changes: Any) -> dict[str, Any]:
@@ -164,15 +46,15 @@ def tickers(*entries: object, number: object = 0, **changes: Any) -> bytes:
         "channel": "ticker", "timestamp": "2026-08-09T21:05:48.5Z", "sequence_num": number,
         "events": [{"type": "update", "tickers": list(entries)}],
     } | changes  # fmt: skip
-    return frame_of({key: value for key, value in content.items() if value is not ...})
+    return dumped({key: value for key, value in content.items() if value is not ...})
 
 
 def heartbeat(number: int) -> bytes:
-    return frame_of({"channel": "heartbeats", "sequence_num": number, "events": [{"heartbeat_counter": 1}]})
+    return dumped({"channel": "heartbeats", "sequence_num": number, "events": [{"heartbeat_counter": 1}]})
 
 
 def acknowledgement(number: int, *products: str) -> bytes:
-    return frame_of(
+    return dumped(
         {"channel": "subscriptions", "sequence_num": number, "events": [{"subscriptions": {"ticker": products}}]}
     )
 
@@ -196,7 +78,7 @@ def opened(*symbols: str) -> Any:
     codec = dialled(symbols or PAIR)
     codec.opened(NOW)
     codec.received(
-        frame_of({"type": "subscriptions", "channels": [{"name": "ticker", "product_ids": symbols or PAIR}]}), NOW
+        dumped({"type": "subscriptions", "channels": [{"name": "ticker", "product_ids": symbols or PAIR}]}), NOW
     )
     return codec
 
@@ -205,7 +87,8 @@ class FactsTests(SynchronousTestCase):
     def test_limits_are_kept_below_what_the_exchange_allows(self) -> None:
         facts = EXCHANGE.facts
         self.assertEqual(("coinbase", "USD", 30), (facts.name, facts.quote, facts.symbols_per_socket))
-        self.assertLess(facts.dials.count / facts.dials.seconds, 8)
+        frames_each = len(dialled(PAIR).opened(NOW))
+        self.assertLess(frames_each * facts.dials.count / facts.dials.seconds, 8)
         self.assertLess(facts.rest.count / facts.rest.seconds, 10)
         self.assertFalse(facts.rest_url.endswith("/"))
         self.assertFalse(facts.seeds_from_rest)
@@ -232,7 +115,7 @@ class SubscribingTests(SynchronousTestCase):
         codec = dialled(PAIR)
         codec.opened(NOW)
         recorded = fixture("coinbase/ack.json")
-        heard = [codec.received(frame_of(ack), NOW) for ack in recorded["advanced_recorded"]]
+        heard = [codec.received(dumped(ack), NOW) for ack in recorded["advanced_recorded"]]
         self.assertEqual([[], [Acknowledged(PAIR)], [], []], [of_type(heard[i], Acknowledged) for i in (0, 2, 3, 4)])
         self.assertEqual([], of_type(heard[1], Acknowledged))
         self.assertEqual([], codec.due(NOW + 4))
@@ -242,12 +125,12 @@ class SubscribingTests(SynchronousTestCase):
         for name in ("advanced_2026_09_07", "exchange_multi_2026_09_30"):
             codec = dialled(PAIR)
             codec.opened(NOW)
-            self.assertEqual([], codec.received(frame_of(recorded[name]), NOW))
+            self.assertEqual([], codec.received(dumped(recorded[name]), NOW))
 
     def test_exchange_acknowledgement(self) -> None:
         codec = dialled(PAIR)
         codec.opened(NOW)
-        events = codec.received(frame_of(fixture("coinbase/ack.json")["exchange_2026_09_04"]), NOW)
+        events = codec.received(dumped(fixture("coinbase/ack.json")["exchange_2026_09_04"]), NOW)
         self.assertEqual([Acknowledged(("BTC-USD",))], events)
 
     def test_what_the_acknowledgement_leaves_out_is_named_once_when_patience_runs_out(self) -> None:
@@ -256,7 +139,7 @@ class SubscribingTests(SynchronousTestCase):
         self.assertEqual([Acknowledged(("BTC-USD",))], codec.received(acknowledgement(0, "BTC-USD"), NOW))
         codec.received(heartbeat(1), NOW + 9.9)
         self.assertEqual([], codec.due(NOW + 9.9))
-        self.assertEqual([Unacknowledged(("NOPE-USD",))], codec.due(NOW + 10))
+        self.assertEqual(Unacknowledged(("NOPE-USD",)), codec.due(NOW + 10)[0])
         self.assertEqual([], codec.due(NOW + 11))
 
     def test_a_price_before_the_acknowledgement_acknowledges(self) -> None:
@@ -270,69 +153,77 @@ class SubscribingTests(SynchronousTestCase):
         codec.opened(NOW)
         events = codec.received(tickers(ticker(best_bid="")), NOW)
         self.assertEqual(Acknowledged(("BTC-USD",)), events[0])
-        self.assertEqual([NO_QUOTE], reasons(events))
+        self.assertEqual([NO_QUOTE], reasons_in(events))
 
     def test_an_odd_acknowledgement_is_read_as_far_as_it_goes(self) -> None:
         codec = dialled(PAIR)
         codec.opened(NOW)
         odd = {"channel": "subscriptions", "events": [{"subscriptions": {"ticker": [1, "ETH-USD"], "user": None}}]}
-        self.assertEqual([Acknowledged(("ETH-USD",))], codec.received(frame_of(odd), NOW))
+        self.assertEqual([Acknowledged(("ETH-USD",))], codec.received(dumped(odd), NOW))
 
 
 class ErrorTests(SynchronousTestCase):
     def test_recorded_errors_that_name_a_product(self) -> None:
         recorded = fixture("coinbase/error.json")
         for name, symbol in (("exchange_bad_product", "ETH-USD"), ("exchange_delisted", "LOOM-USDC")):
-            codec = opened("BTC-USD", "ETH-USD", "LOOM-USDC")
-            refused, again = codec.received(frame_of(recorded[name]), NOW)
+            codec = dialled(("BTC-USD", "ETH-USD", "LOOM-USDC"))
+            codec.opened(NOW)
+            refused, again = codec.received(dumped(recorded[name]), NOW)
             self.assertEqual(symbol, refused.symbol)
             self.assertIn(recorded[name]["reason"], refused.detail)
             question = json.loads(again.text)
             left = [wanted for wanted in ("BTC-USD", "ETH-USD", "LOOM-USDC") if wanted != symbol]
             self.assertEqual({"type": "subscribe", "product_ids": left, "channel": "ticker"}, question)
             # the same once more changes nothing, so asking again comes to an end
-            self.assertEqual([EXCHANGE_ERROR], reasons(codec.received(frame_of(recorded[name]), NOW)))
+            self.assertEqual([EXCHANGE_ERROR], reasons_in(codec.received(dumped(recorded[name]), NOW)))
 
     def test_recorded_errors_that_name_none(self) -> None:
         recorded = fixture("coinbase/error.json")
         names = recorded.keys() - {"exchange_bad_product", "exchange_delisted"}
         self.assertEqual(4, len(names))
         for name in names:
-            events = opened().received(frame_of(recorded[name]), NOW)
+            events = opened().received(dumped(recorded[name]), NOW)
             self.assertEqual(1, len(events), name)
-            self.assertEqual([EXCHANGE_ERROR], reasons(events), name)
+            self.assertEqual([EXCHANGE_ERROR], reasons_in(events), name)
             self.assertIn(recorded[name]["message"], events[0].detail)
 
     def test_the_name_may_stand_in_the_message(self) -> None:
-        events = opened().received(frame_of({"type": "error", "message": "ETH-USD is not a valid product"}), NOW)
+        codec = dialled(PAIR)
+        codec.opened(NOW)
+        events = codec.received(dumped({"type": "error", "message": "ETH-USD is not a valid product"}), NOW)
         self.assertEqual([Refused("ETH-USD", "ETH-USD is not a valid product")], events[:1])
-        self.assertIsInstance(events[1], Send)
+        self.assertEqual(["BTC-USD"], json.loads(events[1].text)["product_ids"])
+
+    def test_what_is_acknowledged_is_not_asked_for_again(self) -> None:
+        codec = opened("BTC-USD", "ETH-USD")
+        events = codec.received(dumped({"type": "error", "reason": "ETH-USD is delisted"}), NOW)
+        self.assertEqual([Refused("ETH-USD", "ETH-USD is delisted")], events)
 
     def test_nothing_is_asked_again_when_nothing_is_left(self) -> None:
         codec = opened("BTC-USD")
-        events = codec.received(frame_of({"type": "error", "reason": "BTC-USD is delisted"}), NOW)
+        events = codec.received(dumped({"type": "error", "reason": "BTC-USD is delisted"}), NOW)
         self.assertEqual([Refused("BTC-USD", "BTC-USD is delisted")], events)
 
     def test_a_refused_symbol_is_strange_from_then_on(self) -> None:
         codec = opened()
-        codec.received(frame_of({"type": "error", "reason": "BTC-USD is delisted"}), NOW)
-        self.assertEqual([UNKNOWN_SYMBOL], reasons(codec.received(tickers(ticker()), NOW)))
+        codec.received(dumped({"type": "error", "reason": "BTC-USD is delisted"}), NOW)
+        self.assertEqual([UNKNOWN_SYMBOL], reasons_in(codec.received(tickers(ticker()), NOW)))
 
     def test_errors_have_no_place_in_the_sequence(self) -> None:
         codec = opened()
         codec.received(heartbeat(4), NOW)
-        codec.received(frame_of({"type": "error", "message": "authentication failure"}), NOW)
+        codec.received(dumped({"type": "error", "message": "authentication failure"}), NOW)
         self.assertEqual([], codec.received(heartbeat(5), NOW))
 
-    def test_a_subscription_that_met_an_error_is_asked_for_once_more_when_patience_runs_out(self) -> None:
+    def test_what_an_error_without_a_name_may_have_cost_is_asked_for_again(self) -> None:
         codec = dialled(PAIR)
-        (question, _) = codec.opened(NOW)
-        self.assertEqual([EXCHANGE_ERROR], reasons(codec.received(b'{"type":"error","message":"too fast"}', NOW)))
+        codec.opened(NOW)
+        self.assertEqual([EXCHANGE_ERROR], reasons_in(codec.received(b'{"type":"error","message":"too fast"}', NOW)))
         codec.received(acknowledgement(0, "BTC-USD"), NOW + 9)
         self.assertEqual([], codec.due(NOW + 9))
-        self.assertEqual([Unacknowledged(("ETH-USD",)), question], codec.due(NOW + 10))
-        codec.received(heartbeat(1), NOW + 20)
-        self.assertEqual([Unacknowledged(("ETH-USD",))], codec.due(NOW + 20))
+        silent, again = codec.due(NOW + 10)
+        self.assertEqual(Unacknowledged(("ETH-USD",)), silent)
+        self.assertEqual(["ETH-USD"], json.loads(again.text)["product_ids"])
 
     def test_nothing_is_asked_again_after_an_error_when_all_is_acknowledged(self) -> None:
         codec = opened()
@@ -342,18 +233,18 @@ class ErrorTests(SynchronousTestCase):
     def test_patience_begins_anew_with_the_second_question(self) -> None:
         codec = dialled(("BTC-USD", "X-USD", "Y-USD"))
         codec.opened(NOW)
-        codec.received(frame_of({"type": "error", "reason": "X-USD is delisted"}), NOW + 8)
+        codec.received(dumped({"type": "error", "reason": "X-USD is delisted"}), NOW + 8)
         codec.received(acknowledgement(0, "BTC-USD"), NOW + 16)
         self.assertEqual([], codec.due(NOW + 17))
-        self.assertEqual([Unacknowledged(("Y-USD",))], codec.due(NOW + 18))
+        self.assertEqual(Unacknowledged(("Y-USD",)), codec.due(NOW + 18)[0])
 
 
 class RecordingTests(SynchronousTestCase):
     def test_the_whole_recording_with_its_missing_frames_put_back(self) -> None:
         known = {content["sequence_num"]: content for content in fixture("coinbase/ack.json")["advanced_recorded"]}
         known |= {content["sequence_num"]: content for content in fixture("coinbase/heartbeat.json")}
-        frames = {number: frame_of(content) for number, content in known.items()}
-        lines = recorded_lines("coinbase/ticker.jsonl")
+        frames = {number: dumped(content) for number, content in known.items()}
+        lines = recording("coinbase/ticker.jsonl")
         frames |= {json.loads(line)["sequence_num"]: line for line in lines}
         codec = dialled(PAIR)
         codec.opened(NOW)
@@ -374,23 +265,23 @@ class RecordingTests(SynchronousTestCase):
             self.assertEqual([entry["product_id"], *map(float, expected)], list(heard_tick[1:6]))
 
     def test_the_holes_of_the_recording_by_itself_are_found(self) -> None:
-        lines = recorded_lines("coinbase/ticker.jsonl")
+        lines = recording("coinbase/ticker.jsonl")
         numbers = [json.loads(line)["sequence_num"] for line in lines]
         holes = sum(later != earlier + 1 for earlier, later in pairwise(numbers))
         codec = opened()
         heard = [event for line in lines for event in codec.received(line, NOW)]
         self.assertEqual(85, holes)
         self.assertEqual({Tick: 96, Fault: 85, Reconnect: 85}, Counter(type(event) for event in heard))
-        self.assertEqual({SEQUENCE_GAP}, set(reasons(heard)))
+        self.assertEqual({SEQUENCE_GAP}, set(reasons_in(heard)))
 
     def test_recorded_heartbeats(self) -> None:
         contents = fixture("coinbase/heartbeat.json")
         self.assertEqual(25, len(contents))
         for content in contents:
-            self.assertEqual([], opened().received(frame_of(content), NOW))
+            self.assertEqual([], opened().received(dumped(content), NOW))
 
     def test_the_exchange_recording(self) -> None:
-        lines = recorded_lines("coinbase/ticker_exchange.jsonl")
+        lines = recording("coinbase/ticker_exchange.jsonl")
         codec = dialled({json.loads(line)["product_id"] for line in lines})
         codec.opened(NOW)
         heard = [event for line in lines for event in codec.received(line, NOW)]
@@ -411,8 +302,8 @@ class SequenceTests(SynchronousTestCase):
     def test_every_kind_of_frame_counts(self) -> None:
         codec = opened()
         for frame in (acknowledgement(0, "BTC-USD"), heartbeat(1), tickers(ticker(), number=2), heartbeat(3)):
-            self.assertEqual([], reasons(codec.received(frame, NOW)))
-        self.assertEqual([UNKNOWN_MESSAGE], reasons(codec.received(b'{"channel":"status","sequence_num":4}', NOW)))
+            self.assertEqual([], reasons_in(codec.received(frame, NOW)))
+        self.assertEqual([UNKNOWN_MESSAGE], reasons_in(codec.received(b'{"channel":"status","sequence_num":4}', NOW)))
         self.assertEqual([], codec.received(heartbeat(5), NOW))
 
     def test_a_hole_gives_the_newer_prices_and_then_gives_up_the_connection(self) -> None:
@@ -455,20 +346,20 @@ class SequenceTests(SynchronousTestCase):
     def test_a_frame_with_odd_parts_keeps_its_place(self) -> None:
         codec = opened()
         codec.received(heartbeat(3), NOW)
-        self.assertEqual([NO_QUOTE], reasons(codec.received(tickers(ticker(best_ask=""), number=4), NOW)))
+        self.assertEqual([NO_QUOTE], reasons_in(codec.received(tickers(ticker(best_ask=""), number=4), NOW)))
         self.assertEqual([], codec.received(heartbeat(5), NOW))
 
     def test_an_unreadable_frame_shows_as_a_hole(self) -> None:
         codec = opened()
         codec.received(heartbeat(3), NOW)
-        self.assertEqual([MALFORMED], reasons(codec.received(heartbeat(4)[:-1], NOW)))
-        self.assertEqual([SEQUENCE_GAP], reasons(codec.received(heartbeat(5), NOW)))
+        self.assertEqual([MALFORMED], reasons_in(codec.received(heartbeat(4)[:-1], NOW)))
+        self.assertEqual([SEQUENCE_GAP], reasons_in(codec.received(heartbeat(5), NOW)))
 
     def test_the_numbers_of_the_exchange_feed_mean_nothing(self) -> None:
         codec = opened()
         for number in (9, 5, 5, 700):
             flat = ticker(sequence=number, volume_24h="7.5", time="2026-08-09T21:05:48.5Z")
-            self.assertEqual([tick()], codec.received(frame_of(flat), NOW))
+            self.assertEqual([tick()], codec.received(dumped(flat), NOW))
 
 
 class TickerTests(SynchronousTestCase):
@@ -488,31 +379,10 @@ class TickerTests(SynchronousTestCase):
             ({"best_bid": "", "best_ask": ""}, NO_QUOTE),
             ({"best_bid": ..., "best_ask": ...}, NO_QUOTE),
             ({"best_bid": None}, NO_QUOTE),
-            ({"best_bid": "NaN", "best_ask": "NaN"}, NO_QUOTE),
-            ({"best_bid": "nonsense"}, NO_QUOTE),
-            ({"best_bid": ["100"]}, NO_QUOTE),
-            ({"best_bid": True}, NO_QUOTE),
             ({"best_bid": "0"}, NOT_POSITIVE),
             ({"best_ask": "-5", "best_bid": "-6"}, NOT_POSITIVE),
             ({"best_bid": 0, "best_ask": 0}, NOT_POSITIVE),
             ({"price": "0"}, NOT_POSITIVE),
-            ({"price": "-0.0"}, NOT_POSITIVE),
-            ({"price": "-5"}, NOT_POSITIVE),
-            ({"price": "-Infinity"}, NOT_POSITIVE),
-            ({"price": "Infinity"}, NOT_FINITE),
-            ({"best_ask": "inf"}, NOT_FINITE),
-            ({"price": ""}, NO_PRICE),
-            ({"price": None}, NO_PRICE),
-            ({"price": ...}, NO_PRICE),
-            ({"price": "NaN"}, NO_PRICE),
-            ({"price": "1e999"}, NO_PRICE),
-            ({"price": "1_0"}, NO_PRICE),
-            ({"price": " 100 "}, NO_PRICE),
-            ({"price": "0x64"}, NO_PRICE),
-            ({"price": "\u0661\u0660\u0660"}, NO_PRICE),
-            ({"price": 10**400}, NO_PRICE),
-            ({"price": False}, NO_PRICE),
-            ({"price": {}}, NO_PRICE),
             ({"product_id": "DOGE-USD"}, UNKNOWN_SYMBOL),
             ({"product_id": "btc-usd"}, UNKNOWN_SYMBOL),
             ({"product_id": ""}, MALFORMED),
@@ -521,7 +391,7 @@ class TickerTests(SynchronousTestCase):
         ):  # fmt: skip
             for frame in (
                 tickers(ticker(**changes)),
-                frame_of(ticker(**changes) | {"time": "2026-08-09T21:05:48.5Z", "volume_24h": "7.5"}),
+                dumped(ticker(**changes) | {"time": "2026-08-09T21:05:48.5Z", "volume_24h": "7.5"}),
             ):
                 events = opened().received(frame, NOW)
                 self.assertEqual(1, len(events), changes)
@@ -531,7 +401,7 @@ class TickerTests(SynchronousTestCase):
     def test_a_number_too_large_for_json_costs_only_its_ticker(self) -> None:
         frame = tickers(ticker(price="PRICE"), ticker("ETH-USD")).replace(b'"PRICE"', b"1e999")
         fault, heard = opened().received(frame, NOW)
-        self.assertEqual((NOT_FINITE, "BTC-USD"), (fault.reason, fault.symbol))
+        self.assertEqual((NO_PRICE, "BTC-USD"), (fault.reason, fault.symbol))
         self.assertEqual(tick("ETH-USD"), heard)
 
     def test_one_bad_ticker_does_not_cost_the_others(self) -> None:
@@ -549,18 +419,19 @@ class TickerTests(SynchronousTestCase):
             for entries in ((bad, good), (good, bad), (good, bad, good)):
                 events = opened().received(tickers(*entries), NOW)
                 self.assertEqual([tick("ETH-USD")] * entries.count(good), of_type(events, Tick), bad)
-                self.assertEqual([reason], reasons(events), bad)
+                self.assertEqual([reason], reasons_in(events), bad)
 
     def test_one_bad_batch_does_not_cost_the_others(self) -> None:
         for bad in (None, 7, {"tickers": "none"}, {"tickers": {"BTC-USD": 1}}):
             events = opened().received(tickers(events=[bad, {"tickers": [ticker()]}]), NOW)
             self.assertEqual([tick()], of_type(events, Tick))
-            self.assertEqual([MALFORMED], reasons(events))
+            self.assertEqual([MALFORMED], reasons_in(events))
 
     def test_an_alias_that_answers_with_another_product_gives_no_price(self) -> None:
         codec = dialled(("BTC-USDC",))
         codec.opened(NOW)
-        self.assertEqual([UNKNOWN_SYMBOL], reasons(codec.received(tickers(ticker("BTC-USD")), NOW)))
+        self.assertEqual([UNKNOWN_SYMBOL], reasons_in(codec.received(tickers(ticker("BTC-USD")), NOW)))
+        codec.received(heartbeat(1), NOW + 10)
         self.assertEqual([Unacknowledged(("BTC-USDC",))], of_type(codec.due(NOW + 10), Unacknowledged))
 
     def test_all_events_and_all_tickers_are_read(self) -> None:
@@ -571,7 +442,7 @@ class TickerTests(SynchronousTestCase):
     def test_a_ticker_message_without_tickers_is_malformed(self) -> None:
         shapes: tuple[Any, ...] = (..., [], [{}], [{"tickers": []}], [{"tickers": None}], None, 5, "x")
         for events in shapes:
-            self.assertEqual([MALFORMED], reasons(opened().received(tickers(events=events), NOW)), events)
+            self.assertEqual([MALFORMED], reasons_in(opened().received(tickers(events=events), NOW)), events)
 
     def test_an_unreadable_time_or_volume_spoils_no_price(self) -> None:
         for timestamp in (
@@ -595,22 +466,13 @@ class TickerTests(SynchronousTestCase):
 
     def test_strange_messages(self) -> None:
         for frame, reason in (
-            (b"", MALFORMED),
-            (b"ping", MALFORMED),
-            (b"null", MALFORMED),
-            (b"[]", MALFORMED),
-            (b"7", MALFORMED),
-            (b"{}", MALFORMED),
-            (b'{"channel":null}', MALFORMED),
+            (b'{"channel":7}', MALFORMED),
             (b'{"type":7}', MALFORMED),
             (b'{"channel":"\xff"}', MALFORMED),
             (b'{"channel":"ticker"', MALFORMED),
-            (b'\xef\xbb\xbf{"channel":"ticker"}', MALFORMED),
-            (b'{"price":NaN}', MALFORMED),
-            (b"[" * 200_000, MALFORMED),
-            (b'{"a":' * 200_000, MALFORMED),
+            (b'{"channel":null}', UNKNOWN_MESSAGE),
             (b'{"channel":"heartbeats","events":' + b"[" * 200_000 + b"]" * 200_000 + b"}", MALFORMED),
-            (b'{"sequence_num":' + b"9" * 5000 + b"}", MALFORMED),
+            (b'{"sequence_num":' + b"9" * 5000 + b"}", UNKNOWN_MESSAGE),
             (b'{"channel":"ticker_batch","sequence_num":0}', UNKNOWN_MESSAGE),
             (b'{"channel":"%s"}' % (b"x" * 9000), UNKNOWN_MESSAGE),
             (b'{"type":"last_match"}', UNKNOWN_MESSAGE),
@@ -619,17 +481,17 @@ class TickerTests(SynchronousTestCase):
             (b'{"type":"error","message":{},"reason":[]}', EXCHANGE_ERROR),
         ):  # fmt: skip
             events = opened().received(frame, NOW)
-            self.assertEqual([reason], reasons(events), frame[:80])
+            self.assertEqual([reason], reasons_in(events), frame[:80])
             self.assertEqual(1, len(events))
-            check_sane(events, PAIR)
+            check(events, "coinbase", PAIR)
 
     def test_odd_flat_messages(self) -> None:
         codec = dialled(PAIR)
         codec.opened(NOW)
         self.assertEqual([], codec.received(b'{"type":"heartbeat","sequence":90,"product_id":"BTC-USD"}', NOW))
         odd = {"type": "subscriptions", "channels": ["full", {"name": "ticker", "product_ids": ["BTC-USD", None]}]}
-        events = codec.received(frame_of(odd), NOW)
-        self.assertEqual([MALFORMED], reasons(events))
+        events = codec.received(dumped(odd), NOW)
+        self.assertEqual([MALFORMED], reasons_in(events))
         self.assertEqual([Acknowledged(("BTC-USD",))], of_type(events, Acknowledged))
 
 
@@ -649,15 +511,10 @@ class LivenessTests(SynchronousTestCase):
             self.assertEqual([], codec.due(NOW + 9))
             self.assertEqual(1, len(codec.due(NOW + 9.1)))
 
-    def test_a_connection_that_never_says_anything_is_dead_too(self) -> None:
-        codec = dialled(PAIR)
-        codec.opened(NOW)
-        self.assertEqual([Reconnect], [type(event) for event in codec.due(NOW + 6)])
-
 
 class RestTests(SynchronousTestCase):
     def ask(self, status: int, body: object, headers: dict[str, str] | None = None) -> Any:
-        content = body if isinstance(body, bytes) else frame_of(body)
+        content = body if isinstance(body, bytes) else dumped(body)
         request = RestRequest("/products/BTC-USD/ticker", ("BTC-USD",))
         return asking().responded(request, status, headers or {}, content, NOW)
 
@@ -692,7 +549,7 @@ class RestTests(SynchronousTestCase):
         lists = [name for name in recorded if "/products/stats" in name or "/market/products_" in name]
         self.assertEqual(2, len(lists))
         for name in lists:
-            self.assertEqual([NO_PRICE], reasons(self.ask(200, recorded[name])))
+            self.assertEqual([NO_PRICE], reasons_in(self.ask(200, recorded[name])))
 
     def test_table(self) -> None:
         whole = {"price": "100.5", "bid": "100", "ask": "101", "volume": "7.5", "time": "2026-08-09T21:05:48.5Z"}
@@ -709,14 +566,12 @@ class RestTests(SynchronousTestCase):
             ({}, NO_PRICE),
             ({"pricebook": book}, NO_PRICE),
             ({"pricebook": book | {"bids": []}, "last": "1"}, NO_QUOTE),
-            ({"pricebook": book | {"asks": [7]}, "last": "1"}, NO_QUOTE),
-            ({"pricebook": book | {"asks": {}}, "last": "1"}, NO_QUOTE),
+            ({"pricebook": book | {"asks": [7, {"price": "2"}]}, "last": "1"}, MALFORMED),
+            ({"pricebook": book | {"asks": {}}, "last": "1"}, MALFORMED),
             ({"pricebook": book | {"product_id": "ETH-USD"}, "last": "1"}, UNKNOWN_SYMBOL),
             ({"pricebook": [], "last": "1"}, MALFORMED),
             ([], MALFORMED),
             (b"", MALFORMED),
-            (b"<html>", MALFORMED),
-            (b"[" * 200_000, MALFORMED),
         ):  # fmt: skip
             (found,) = self.ask(200, body)
             self.assertEqual(expected, found if isinstance(expected, Tick) else found.reason, body)
@@ -741,47 +596,46 @@ class RestTests(SynchronousTestCase):
         ):
             (found,) = self.ask(status, body)
             self.assertEqual((HTTP_STATUS, "BTC-USD"), (found.reason, found.symbol))
-            self.assertTrue(found.detail.startswith(f"{status} "))
-
-    def test_throttled(self) -> None:
-        for header, seconds in (("2", 2.0), ("0", 0.0), ("0.5", 0.5), ("3600", 3600.0)):
-            self.assertEqual([Throttled(seconds)], self.ask(429, b"", {"retry-after": header}))
-        for header in ("-1", "3601", "soon", "", "NaN", "Infinity", "Wed, 21 Oct 2026 07:28:00 GMT"):
-            self.assertEqual([Throttled(None)], self.ask(429, b"", {"retry-after": header}))
-        self.assertEqual([Throttled(None)], self.ask(429, {"message": "slow down"}))
+            self.assertTrue(found.detail.startswith(str(status)))
 
 
 SOCKET_RECORDINGS = [
-    *recorded_lines("coinbase/ticker.jsonl")[:8],
-    *recorded_lines("coinbase/ticker_exchange.jsonl")[:4],
-    *(frame_of(content) for content in fixture("coinbase/heartbeat.json")[:2]),
-    *(frame_of(content) for content in fixture("coinbase/error.json").values()),
-    *(frame_of(content) for content in fixture("coinbase/ack.json")["advanced_recorded"]),
-    frame_of(fixture("coinbase/ack.json")["exchange_multi_2026_09_30"]),
+    *recording("coinbase/ticker.jsonl")[:8],
+    *recording("coinbase/ticker_exchange.jsonl")[:4],
+    *(dumped(content) for content in fixture("coinbase/heartbeat.json")[:2]),
+    *(dumped(content) for content in fixture("coinbase/error.json").values()),
+    *(dumped(content) for content in fixture("coinbase/ack.json")["advanced_recorded"]),
+    dumped(fixture("coinbase/ack.json")["exchange_multi_2026_09_30"]),
     tickers(ticker(), ticker("ETH-USD"), ticker()),
 ]
-REST_RECORDINGS = [frame_of(content) for content in fixture("coinbase/rest_ticker.json").values()]
 
 
-class GarbageTests(SynchronousTestCase):
-    @settings(deadline=None, max_examples=600)
-    @given(st.lists(any_bytes(SOCKET_RECORDINGS), min_size=1, max_size=6))
-    def test_nothing_that_is_sent_raises_or_passes_for_a_price(self, frames: list[bytes]) -> None:
-        codec = dialled(PAIR)
-        wanted = set(PAIR)
-        codec.opened(NOW)
-        for frame in frames:
-            events = codec.received(frame, NOW)
-            check_sane(events, wanted)
-            wanted -= {event.symbol for event in of_type(events, Refused)}
-            check_sane(codec.due(NOW + 30), wanted)
+class CoinbaseProperties(garbage.CodecProperties):
+    exchange = EXCHANGE
+    symbols = PAIR
+    spelling = "A{:02d}-USD"
+    recorded_frames = SOCKET_RECORDINGS
+    recorded_bodies = list(garbage.labelled("coinbase/rest_ticker.json").values())
 
-    @settings(deadline=None, max_examples=300)
-    @given(st.sampled_from((200, 200, 200, 400, 404, 429, 500)), HEADERS, any_bytes(REST_RECORDINGS))
-    def test_nothing_that_rest_answers_raises_or_passes_for_a_price(
-        self, status: int, headers: dict[str, str], body: bytes
-    ) -> None:
-        request = RestRequest("/products/BTC-USD/ticker", ("BTC-USD",))
-        events = asking().responded(request, status, headers, body, NOW)
-        self.assertEqual(1, len(events))
-        check_sane(events, ("BTC-USD",))
+    def frame(
+        self, name: str | None, price: str | None, bid: str | None, ask: str | None, volume: str | None,
+        time: str | None, more: str | None,
+    ) -> bytes:  # fmt: skip
+        row = members(product_id=name, price=price, best_bid=bid, best_ask=ask, volume_24_h=volume, zz=more)
+        return members(channel='"ticker"', timestamp=time, events=f'[{{"tickers":[{row}]}}]').encode()
+
+    def body(
+        self, symbol: str, price: str | None, bid: str | None, ask: str | None, volume: str | None, time: str | None
+    ) -> bytes:
+        return members(price=price, bid=bid, ask=ask, volume=volume, time=time).encode()
+
+
+class CoinbaseFlatProperties(CoinbaseProperties):
+    """The same in the messages of the older feed."""
+
+    def frame(
+        self, name: str | None, price: str | None, bid: str | None, ask: str | None, volume: str | None,
+        time: str | None, more: str | None,
+    ) -> bytes:  # fmt: skip
+        fields = members(product_id=name, price=price, best_bid=bid, best_ask=ask, volume_24h=volume, time=time, z=more)
+        return b'{"type":"ticker",' + fields[1:].encode()

@@ -8,8 +8,6 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from tbeast.codecs.exchanges.base import (
@@ -26,21 +24,21 @@ from tbeast.codecs.exchanges.base import (
     Refused,
     RestRequest,
     Send,
-    Throttled,
     Unacknowledged,
 )
 from tbeast.codecs.exchanges.gemini import EXCHANGE, OLD_BOOKS_IN_A_ROW, GeminiRest, GeminiSocket
 from tbeast.domain.ticks import CROSSED, NO_PRICE, NO_QUOTE, NOT_FINITE, NOT_POSITIVE, Tick
-from tbeast.test.codecs.exchanges.test_coinbase import (
-    HEADERS,
+from tbeast.test.codecs.exchanges import garbage
+from tbeast.test.codecs.exchanges.garbage import (
     NOW,
-    any_bytes,
-    check_sane,
+    check,
+    dumped,
     fixture,
-    frame_of,
+    members,
     of_type,
-    reasons,
-    recorded_lines,
+    reasons_in,
+    recording,
+    told,
 )
 
 PAIR = ("btcusd", "ethusd")
@@ -51,12 +49,12 @@ def book(symbol: str = "btcusd", **changes: Any) -> bytes:
         "u": 5, "E": 1790732606500000000, "s": symbol, "b": "100", "B": "1", "a": "101", "A": "1",
         "c": "100.5", "C": "1",
     } | changes  # fmt: skip
-    return frame_of({key: value for key, value in content.items() if value is not ...})
+    return dumped({key: value for key, value in content.items() if value is not ...})
 
 
 def trade(symbol: str = "btcusd", **changes: Any) -> bytes:
     content = {"E": 1790732606500000000, "s": symbol, "t": 9, "p": "100.7", "q": "0.1", "m": False} | changes
-    return frame_of({key: value for key, value in content.items() if value is not ...})
+    return dumped({key: value for key, value in content.items() if value is not ...})
 
 
 def seen(events: list[Event]) -> list[tuple]:
@@ -86,7 +84,7 @@ def opened(*symbols: str) -> Any:
 
 
 def bad_stream(name: str) -> bytes:
-    return frame_of({"id": "1", "status": 400, "error": {"code": -1013, "msg": f"Invalid stream name: {name}"}})
+    return dumped({"id": "1", "status": 400, "error": {"code": -1013, "msg": f"Invalid stream name: {name}"}})
 
 
 class FactsTests(SynchronousTestCase):
@@ -119,20 +117,20 @@ class SubscribingTests(SynchronousTestCase):
         codec = dialled(PAIR)
         codec.opened(NOW)
         recorded = fixture("gemini/ack.json")["subscribe"]
-        self.assertEqual([Acknowledged(PAIR)], codec.received(frame_of(recorded | {"id": "1"}), NOW))
-        self.assertEqual([], codec.received(frame_of(recorded | {"id": "1"}), NOW))
+        self.assertEqual([Acknowledged(PAIR)], codec.received(dumped(recorded | {"id": "1"}), NOW))
+        self.assertEqual([UNKNOWN_MESSAGE], reasons_in(codec.received(dumped(recorded | {"id": "1"}), NOW)))
         self.assertEqual([], of_type(codec.due(NOW + 12), Unacknowledged))
 
     def test_an_answer_to_somebody_elses_question_acknowledges_nothing(self) -> None:
         codec = dialled(PAIR)
         codec.opened(NOW)
         for recorded in fixture("gemini/ack.json").values():
-            self.assertEqual([UNKNOWN_MESSAGE], reasons(codec.received(frame_of(recorded), NOW)))
+            self.assertEqual([UNKNOWN_MESSAGE], reasons_in(codec.received(dumped(recorded), NOW)))
         odd_ids: tuple[Any, ...] = (None, 1, [], "2", "x" * 9000)
         for odd in odd_ids:
-            events = codec.received(frame_of({"id": odd, "status": 200}), NOW)
-            self.assertEqual([UNKNOWN_MESSAGE], reasons(events))
-            check_sane(events, PAIR)
+            events = codec.received(dumped({"id": odd, "status": 200}), NOW)
+            self.assertEqual([UNKNOWN_MESSAGE], reasons_in(events))
+            check(events, "gemini", PAIR, bookless=True)
 
     def test_a_price_acknowledges(self) -> None:
         for frame in (book(), trade(), book(b="")):
@@ -146,7 +144,7 @@ class SubscribingTests(SynchronousTestCase):
         codec.opened(NOW)
         codec.received(book(), NOW + 9)
         self.assertEqual([], codec.due(NOW + 9))
-        self.assertEqual([Unacknowledged(("ethusd",))], codec.due(NOW + 10))
+        self.assertEqual(["Unacknowledged", "Send"], told(codec.due(NOW + 10)))
         self.assertEqual([], codec.due(NOW + 11))
 
 
@@ -155,7 +153,7 @@ class ErrorTests(SynchronousTestCase):
         codec = dialled(("btcusd", "nosuchperp", "ethusd"))
         codec.opened(NOW)
         recorded = fixture("gemini/error.json")["bad_stream_whole_frame_rejected"]
-        refused, again = codec.received(frame_of(recorded), NOW)
+        refused, again = codec.received(dumped(recorded), NOW)
         self.assertEqual(Refused("nosuchperp", recorded["error"]["msg"]), refused)
         question = json.loads(again.text)
         self.assertEqual("2", question["id"])
@@ -172,20 +170,33 @@ class ErrorTests(SynchronousTestCase):
             name = json.loads(frames.pop())["params"][0]
             frames += [event.text for event in of_type(codec.received(bad_stream(name), NOW), Send)]
         self.assertEqual([], frames)
-        self.assertEqual([EXCHANGE_ERROR], reasons(codec.received(bad_stream("btcusd@trade"), NOW)))
+        self.assertEqual([EXCHANGE_ERROR], reasons_in(codec.received(bad_stream("btcusd@trade"), NOW)))
+
+    def test_a_refusal_without_a_name_is_isolated_one_by_one(self) -> None:
+        codec = dialled(PAIR)
+        codec.opened(NOW)
+        fault, *sends = codec.received(bad_stream("?"), NOW)
+        self.assertEqual(EXCHANGE_ERROR, fault.reason)
+        questions = [json.loads(send.text) for send in sends]
+        self.assertEqual(["2", "3"], [question["id"] for question in questions])
+        self.assertEqual(["btcusd@bookTicker", "btcusd@trade"], questions[0]["params"])
+        no = dumped({"id": "2", "status": 400, "error": {"code": -1013, "msg": "no"}})
+        self.assertEqual([Refused("btcusd", "no")], codec.received(no, NOW))
+        self.assertEqual([Acknowledged(("ethusd",))], codec.received(b'{"id":"3","status":200}', NOW))
+        self.assertEqual([UNKNOWN_SYMBOL], reasons_in(codec.received(book(), NOW)))
 
     def test_a_stream_that_was_not_asked_for(self) -> None:
         codec = opened()
         for name in ("nosuchperp@depth@100ms", "", "@", "btcusd2@trade", "x" * 9000):
             events = codec.received(bad_stream(name), NOW)
-            self.assertEqual([EXCHANGE_ERROR], reasons(events))
+            self.assertEqual([EXCHANGE_ERROR], reasons_in(events))
             self.assertEqual(1, len(events))
-            check_sane(events, PAIR)
+            check(events, "gemini", PAIR, bookless=True)
 
     def test_a_refused_symbol_is_strange_from_then_on(self) -> None:
         codec = opened()
         codec.received(bad_stream("BTCUSD@trade"), NOW)
-        self.assertEqual([UNKNOWN_SYMBOL], reasons(codec.received(book(), NOW)))
+        self.assertEqual([UNKNOWN_SYMBOL], reasons_in(codec.received(book(), NOW)))
         self.assertEqual(1, len(seen(codec.received(book("ethusd"), NOW))))
 
     def test_other_recorded_errors(self) -> None:
@@ -195,13 +206,13 @@ class ErrorTests(SynchronousTestCase):
             ("auth", "Authentication required"),
             ("archived_v2_bad_symbol", "NoValidTradingPairs"),
         ):
-            (fault,) = opened().received(frame_of(recorded[name]), NOW)
+            (fault,) = opened().received(dumped(recorded[name]), NOW)
             self.assertEqual(Fault(EXCHANGE_ERROR, words), fault)
 
     def test_only_a_bad_stream_name_refuses_a_symbol(self) -> None:
         codec = opened()
         error = {"code": -1003, "msg": "Too many streams, and none for btcusd@trade"}
-        (fault,) = codec.received(frame_of({"id": "1", "status": 400, "error": error}), NOW)
+        (fault,) = codec.received(dumped({"id": "1", "status": 400, "error": error}), NOW)
         self.assertEqual(EXCHANGE_ERROR, fault.reason)
         self.assertEqual(1, len(seen(codec.received(book(), NOW))))
 
@@ -209,7 +220,7 @@ class ErrorTests(SynchronousTestCase):
         codec = dialled(PAIR)
         (question,) = codec.opened(NOW)
         busy = {"id": "1", "status": 429, "error": {"code": -1003, "msg": "Too many requests"}}
-        self.assertEqual([EXCHANGE_ERROR], reasons(codec.received(frame_of(busy), NOW + 8)))
+        self.assertEqual([EXCHANGE_ERROR], reasons_in(codec.received(dumped(busy), NOW + 8)))
         self.assertEqual([], codec.due(NOW + 9))
         silent, again = codec.due(NOW + 10)
         self.assertEqual(Unacknowledged(PAIR), silent)
@@ -228,18 +239,19 @@ class ErrorTests(SynchronousTestCase):
             known | {"msg": None},
             {"code": 10**400},
         )
-        statuses: tuple[Any, ...] = (None, "200", True, 500, {})
+        statuses: tuple[Any, ...] = (None, "", True, 500, {})
         for error in errors:
-            (fault,) = opened().received(frame_of({"id": "1", "status": 400, "error": error}), NOW)
+            fault, *others = opened().received(dumped({"id": "1", "status": 400, "error": error}), NOW)
             self.assertEqual(EXCHANGE_ERROR, fault.reason)
+            self.assertLessEqual(told(others), [MALFORMED])
         for status in statuses:
-            (fault,) = opened().received(frame_of({"id": "1", "status": status}), NOW)
+            (fault,) = opened().received(dumped({"id": "1", "status": status}), NOW)
             self.assertEqual(EXCHANGE_ERROR, fault.reason)
 
 
 class RecordingTests(SynchronousTestCase):
     def test_books(self) -> None:
-        lines = recorded_lines("gemini/ticker.jsonl")
+        lines = recording("gemini/ticker.jsonl")
         codec = opened()
         heard = [event for line in lines for event in codec.received(line, NOW)]
         self.assertEqual(16, len(lines))
@@ -251,23 +263,23 @@ class RecordingTests(SynchronousTestCase):
         self.assertTrue(math.isnan(first.volume))
 
     def test_trades(self) -> None:
-        lines = recorded_lines("gemini/trade.jsonl")
+        lines = recording("gemini/trade.jsonl")
         codec = opened()
         self.assertEqual([("btcusd", 83371.08, None, None)], seen(codec.received(lines[0], NOW)))
-        for line in recorded_lines("gemini/ticker.jsonl"):
+        for line in recording("gemini/ticker.jsonl"):
             codec.received(line, NOW)
         (heard,) = codec.received(lines[1], NOW)
         self.assertEqual([("btcusd", 83371.09, 83364.89, 83364.9)], seen([heard]))
         self.assertAlmostEqual(1790732618.782524, heard.exchange_time, places=5)
 
     def test_the_archived_feed_is_not_taken_for_prices(self) -> None:
-        lines = recorded_lines("gemini/archived_v2_marketdata.jsonl")
-        lines += [frame_of(content) for content in fixture("gemini/heartbeat.json")["archived_v2_heartbeats"]]
+        lines = recording("gemini/archived_v2_marketdata.jsonl")
+        lines += [dumped(content) for content in fixture("gemini/heartbeat.json")["archived_v2_heartbeats"]]
         for line in lines:
-            self.assertEqual([UNKNOWN_MESSAGE], reasons(opened("btcusd", "BTCUSD", "ETHUSD").received(line, NOW)))
+            self.assertEqual([UNKNOWN_MESSAGE], reasons_in(opened("btcusd", "BTCUSD", "ETHUSD").received(line, NOW)))
 
     def test_subscribing_to_perpetuals_does_not_mix_them_with_spot(self) -> None:
-        self.assertEqual([UNKNOWN_SYMBOL], reasons(opened().received(book("btcgusdperp"), NOW)))
+        self.assertEqual([UNKNOWN_SYMBOL], reasons_in(opened().received(book("btcgusdperp"), NOW)))
 
 
 class PriceTests(SynchronousTestCase):
@@ -340,11 +352,11 @@ class PriceTests(SynchronousTestCase):
         ):  # fmt: skip
             events = opened().received(book(**changes), NOW)
             self.assertEqual(1, len(events), changes)
-            check_sane(events, PAIR)
+            check(events, "gemini", PAIR, bookless=True)
             if isinstance(expected, tuple):
                 self.assertEqual([("btcusd", *expected)], seen(events), changes)
             else:
-                self.assertEqual([expected], reasons(events), changes)
+                self.assertEqual([expected], reasons_in(events), changes)
 
     def test_trades(self) -> None:
         """A trade's changed members, and what comes of it."""
@@ -372,12 +384,12 @@ class PriceTests(SynchronousTestCase):
             if isinstance(expected, float):
                 self.assertEqual([("btcusd", expected, 100, 101)], seen(events), changes)
             else:
-                self.assertEqual([expected], reasons(events), changes)
+                self.assertEqual([expected], reasons_in(events), changes)
                 # and it is not remembered for the next book either
                 self.assertEqual([("btcusd", 100.5, 100, 101)], seen(codec.received(book(c=...), NOW)), changes)
 
     def test_odd_times_spoil_no_price(self) -> None:
-        event_times: tuple[Any, ...] = (..., None, 0, -5, "soon", 2**63, 10**400, [], True, 1.5)
+        event_times: tuple[Any, ...] = (..., None, 0, -5, "soon", 10**22, 10**400, [], True)
         for event_time in event_times:
             for frame in (book(E=event_time), trade(E=event_time)):
                 codec = opened()
@@ -389,34 +401,25 @@ class PriceTests(SynchronousTestCase):
 
     def test_strange_messages(self) -> None:
         for frame, reason in (
-            (b"", MALFORMED),
-            (b"pong", MALFORMED),
-            (b"null", MALFORMED),
-            (b"[]", MALFORMED),
-            (b"7", MALFORMED),
             (b'"btcusd"', MALFORMED),
-            (b"\xff\xfe", MALFORMED),
             (book()[:-1], MALFORMED),
             (b'{"b":NaN,"a":1,"s":"btcusd"}', MALFORMED),
-            (b"[" * 200_000, MALFORMED),
-            (b'{"z":' * 200_000, MALFORMED),
             (b'{"s":"btcusd","z":' + b"[" * 200_000 + b"]" * 200_000 + b"}", MALFORMED),
-            (b'{"u":' + b"9" * 5000 + b"}", MALFORMED),
-            (b"{}", UNKNOWN_MESSAGE),
+            (b'{"u":' + b"9" * 5000 + b"}", UNKNOWN_MESSAGE),
             (b'{"s":"btcusd"}', UNKNOWN_MESSAGE),
             (b'{"result":"ok"}', UNKNOWN_MESSAGE),
             (b'{"note":"%s"}' % (b"x" * 9000), UNKNOWN_MESSAGE),
             (b'{"result":"error","reason":5}', EXCHANGE_ERROR),
         ):  # fmt: skip
             events = opened().received(frame, NOW)
-            self.assertEqual([reason], reasons(events), frame[:80])
+            self.assertEqual([reason], reasons_in(events), frame[:80])
             self.assertEqual(1, len(events))
-            check_sane(events, PAIR)
+            check(events, "gemini", PAIR, bookless=True)
 
 
 class OrderTests(SynchronousTestCase):
     def test_a_book_older_than_the_last_is_dropped(self) -> None:
-        old, new = recorded_lines("gemini/ticker.jsonl")[:2]
+        old, new = recording("gemini/ticker.jsonl")[:2]
         codec = opened()
         codec.received(new, NOW)
         (fault,) = codec.received(old, NOW)
@@ -439,7 +442,7 @@ class OrderTests(SynchronousTestCase):
         numbers: tuple[Any, ...] = (..., None, -3, "x", [])
         for number in numbers:
             self.assertEqual([("btcusd", 100.5, 100, 109)], seen(codec.received(book(u=number, a="109"), NOW)), number)
-        self.assertEqual([SEQUENCE_GAP], reasons(codec.received(book(u=4), NOW)))
+        self.assertEqual([SEQUENCE_GAP], reasons_in(codec.received(book(u=4), NOW)))
 
     def test_many_old_books_in_a_row_end_the_connection(self) -> None:
         codec = opened()
@@ -472,20 +475,29 @@ class LivenessTests(SynchronousTestCase):
 
     def test_an_answered_probe_keeps_it_alive(self) -> None:
         codec = opened()
-        answer = frame_of(fixture("gemini/heartbeat.json")["app_pong_received"])
+        answer = dumped(fixture("gemini/heartbeat.json")["app_pong_received"])
         for second in range(100):
             events = codec.due(NOW + second)
             self.assertEqual([], of_type(events, Reconnect))
             if of_type(events, Send):
                 self.assertEqual([], codec.received(answer, NOW + second))
 
-    def test_frames_and_pongs_make_probes_needless(self) -> None:
+    def test_messages_make_probes_needless_and_pongs_do_not(self) -> None:
         codec = opened()
         codec.received(book(), NOW + 4)
         self.assertEqual([], codec.due(NOW + 8))
         codec.ponged(NOW + 8)
-        self.assertEqual([], codec.due(NOW + 12))
-        self.assertEqual([Send], [type(event) for event in codec.due(NOW + 13)])
+        self.assertEqual(["Send"], told(codec.due(NOW + 9)))
+        codec.ponged(NOW + 9)
+        self.assertEqual([], codec.due(NOW + 13))
+
+    def test_pongs_keep_it_alive_only_for_a_while(self) -> None:
+        """A proxy answers, and nobody behind it."""
+        codec = opened()
+        for second in range(41):
+            codec.ponged(NOW + second)
+            self.assertEqual([], of_type(codec.due(NOW + second), Reconnect), second)
+        self.assertEqual([Reconnect("silent for 41 s")], codec.due(NOW + 41))
 
     def test_silence_in_spite_of_probes_ends_the_connection(self) -> None:
         codec = opened()
@@ -494,11 +506,6 @@ class LivenessTests(SynchronousTestCase):
         self.assertEqual([Reconnect], [type(event) for event in codec.due(NOW + 20.5)])
         self.assertEqual([Reconnect], [type(event) for event in codec.due(NOW + 40)])
 
-    def test_a_connection_that_never_says_anything_is_dead_too(self) -> None:
-        codec = dialled(PAIR)
-        codec.opened(NOW)
-        self.assertEqual([Reconnect, Unacknowledged], [type(event) for event in codec.due(NOW + 21)])
-
 
 DATE = {"date": "Tue, 08 Sep 2026 08:00:01 GMT"}
 DATE_SECONDS = 1788854401.0
@@ -506,11 +513,11 @@ DATE_SECONDS = 1788854401.0
 
 class RestTests(SynchronousTestCase):
     def ask_one(self, status: int, body: object, headers: dict[str, str] = DATE, symbol: str = "btcusd") -> Any:
-        content = body if isinstance(body, bytes) else frame_of(body)
+        content = body if isinstance(body, bytes) else dumped(body)
         return asking().responded(RestRequest(f"/v1/pubticker/{symbol}", (symbol,)), status, headers, content, NOW)
 
     def ask_all(self, body: object, *symbols: str, status: int = 200) -> Any:
-        content = body if isinstance(body, bytes) else frame_of(body)
+        content = body if isinstance(body, bytes) else dumped(body)
         return asking().responded(RestRequest("/v1/pricefeed", symbols), status, DATE, content, NOW)
 
     def test_a_few_symbols_one_by_one(self) -> None:
@@ -537,7 +544,7 @@ class RestTests(SynchronousTestCase):
 
     def test_the_other_recorded_ticker_has_no_last(self) -> None:
         body = fixture("gemini/rest_ticker.json")["GET_/v2/ticker/BTCUSD_2020"]
-        self.assertEqual([NO_PRICE], reasons(self.ask_one(200, body)))
+        self.assertEqual([NO_PRICE], reasons_in(self.ask_one(200, body)))
 
     def test_table(self) -> None:
         whole = {"bid": "100", "ask": "101", "last": "100.5"}
@@ -551,7 +558,7 @@ class RestTests(SynchronousTestCase):
             (whole | {"last": "inf"}, NOT_FINITE),
             (whole | {"last": ""}, NO_PRICE),
             (whole | {"bid": "102"}, CROSSED),
-            ({}, NO_QUOTE),
+            ({}, NO_PRICE),
             ([], MALFORMED),
             (b"<html>", MALFORMED),
             (b"", MALFORMED),
@@ -584,26 +591,16 @@ class RestTests(SynchronousTestCase):
 
     def test_the_time_is_the_answers_date(self) -> None:
         whole = {"bid": "100", "ask": "101", "last": "100.5", "volume": {"timestamp": 1788856560000}}
-        for date, expected in (
-            ("Tue, 08 Sep 2026 08:00:01 GMT", DATE_SECONDS),
-            ("Thu, 29 Feb 2024 23:59:59 GMT", 1709251199.0),
-            ("Fri, 29 Feb 2025 00:00:00 GMT", None),
-            ("Tue, 08 Sep 2026 08:00:60 GMT", None),
-            ("Tue, 08 Xyz 2026 08:00:01 GMT", None),
-            ("Tue, 08 Sep 0000 08:00:01 GMT", None),
-            ("Tue, 08 Sep 2026 08:00:01 CEST", None),
-            ("2026-09-08T08:00:01Z", None),
-            ("", None),
-        ):
-            (heard,) = self.ask_one(200, whole, {"date": date})
-            self.assertEqual(expected, None if math.isnan(heard.exchange_time) else heard.exchange_time, date)
-        (heard,) = self.ask_one(200, whole, {})
-        self.assertTrue(math.isnan(heard.exchange_time))
+        (heard,) = self.ask_one(200, whole, DATE)
+        self.assertEqual(DATE_SECONDS, heard.exchange_time)
+        for headers in ({}, {"date": "soon"}):
+            (heard,) = self.ask_one(200, whole, headers)
+            self.assertTrue(math.isnan(heard.exchange_time))
 
     def test_the_recorded_price_feed(self) -> None:
         feed = fixture("gemini/rest_ticker.json")["GET_/v1/pricefeed_head_2021"]
         events = self.ask_all(feed, "paxgusd", "enjusd", "btcusd")
-        self.assertEqual([("paxgusd", 1786.18, None, None), ("enjusd", 3.1012, None, None)], seen(events))
+        self.assertEqual([("enjusd", 3.1012, None, None), ("paxgusd", 1786.18, None, None)], seen(events))
         self.assertEqual([(NO_PRICE, "btcusd")], [(fault.reason, fault.symbol) for fault in of_type(events, Fault)])
         self.assertEqual({DATE_SECONDS}, {tick.exchange_time for tick in of_type(events, Tick)})
         self.assertTrue(math.isnan(events[0].volume))
@@ -614,7 +611,6 @@ class RestTests(SynchronousTestCase):
             {"pair": "BTCUSDCPERP", "price": "4"}, {"pair": "BTCUSDT", "price": "5"},
         ]  # fmt: skip
         self.assertEqual([("btcusd", 3.0, None, None)], seen(self.ask_all(feed, "btcusd")))
-        self.assertEqual([("BTCUSD", 3.0, None, None)], seen(self.ask_all(feed, "BTCUSD")))
 
     def test_bad_entries_do_not_cost_the_others(self) -> None:
         feed: list[Any] = [
@@ -623,11 +619,12 @@ class RestTests(SynchronousTestCase):
         ]  # fmt: skip
         events = self.ask_all(feed, "ethusd", "solusd", "ltcusd", "btcusd")
         self.assertEqual([("btcusd", 7.0, None, None)], seen(events))
-        self.assertEqual([NO_PRICE, NOT_POSITIVE, NOT_FINITE], reasons(events))
+        self.assertEqual({NOT_POSITIVE, NOT_FINITE, MALFORMED, NO_PRICE}, set(reasons_in(events)))
+        self.assertEqual(5, len(events))
 
     def test_a_feed_that_is_none(self) -> None:
         for body in ({}, b"", b"[", b"null", {"result": "error"}):
-            self.assertEqual([MALFORMED], reasons(self.ask_all(body, "btcusd", "ethusd")))
+            self.assertEqual([MALFORMED], reasons_in(self.ask_all(body, "btcusd", "ethusd")))
         (fault,) = self.ask_all({"result": "error", "reason": "Bad Request"}, "btcusd", "ethusd", status=400)
         self.assertEqual((HTTP_STATUS, ""), (fault.reason, fault.symbol))
 
@@ -651,51 +648,39 @@ class RestTests(SynchronousTestCase):
             (fault,) = self.ask_one(status, body)
             self.assertEqual((HTTP_STATUS, "btcusd"), (fault.reason, fault.symbol))
 
-    def test_throttled(self) -> None:
-        body = {"result": "error", "reason": "RateLimit"}
-        for headers, seconds in (({}, None), ({"retry-after": "3"}, 3.0), ({"retry-after": "99999"}, None)):
-            self.assertEqual([Throttled(seconds)], self.ask_one(429, body, headers))
-        self.assertEqual([Throttled(None)], self.ask_all(body, "btcusd", status=429))
-
 
 SOCKET_RECORDINGS = [
-    *recorded_lines("gemini/ticker.jsonl")[:6],
-    *recorded_lines("gemini/trade.jsonl"),
-    *recorded_lines("gemini/archived_v2_marketdata.jsonl")[:3],
-    *(frame_of(content) for content in fixture("gemini/error.json").values()),
-    *(frame_of(content) for content in fixture("gemini/ack.json").values()),
-    frame_of(fixture("gemini/heartbeat.json")["app_pong_received"]),
+    *recording("gemini/ticker.jsonl")[:6],
+    *recording("gemini/trade.jsonl"),
+    *recording("gemini/archived_v2_marketdata.jsonl")[:3],
+    *(dumped(content) for content in fixture("gemini/error.json").values()),
+    *(dumped(content) for content in fixture("gemini/ack.json").values()),
+    dumped(fixture("gemini/heartbeat.json")["app_pong_received"]),
     b'{"id":"1","status":200}',
     bad_stream("ethusd@trade"),
     book("ethusd"),
     trade("ethusd"),
 ]
-REST_RECORDINGS = [frame_of(content) for content in fixture("gemini/rest_ticker.json").values()]
+REST_RECORDINGS = [dumped(content) for content in fixture("gemini/rest_ticker.json").values()]
 
 
-class GarbageTests(SynchronousTestCase):
-    @settings(deadline=None, max_examples=600)
-    @given(st.lists(any_bytes(SOCKET_RECORDINGS), min_size=1, max_size=6))
-    def test_nothing_that_is_sent_raises_or_passes_for_a_price(self, frames: list[bytes]) -> None:
-        codec = dialled(PAIR)
-        wanted = set(PAIR)
-        codec.opened(NOW)
-        for frame in frames:
-            events = codec.received(frame, NOW)
-            check_sane(events, wanted)
-            wanted -= {event.symbol for event in of_type(events, Refused)}
-            check_sane(codec.due(NOW + 30), wanted)
+class GeminiProperties(garbage.CodecProperties):
+    exchange = EXCHANGE
+    symbols = PAIR
+    spelling = "a{:02d}usd"
+    recorded_frames = SOCKET_RECORDINGS
+    recorded_bodies = REST_RECORDINGS
+    mid_stands_in = True
+    bookless = True
 
-    @settings(deadline=None, max_examples=300)
-    @given(
-        st.sampled_from((200, 200, 200, 400, 404, 429, 500)), HEADERS, st.booleans(), any_bytes(REST_RECORDINGS)
-    )  # fmt: skip
-    def test_nothing_that_rest_answers_raises_or_passes_for_a_price(
-        self, status: int, headers: dict[str, str], many: bool, body: bytes
-    ) -> None:
-        path, symbols = ("/v1/pricefeed", ("enjusd", "paxgusd")) if many else ("/v1/pubticker/btcusd", ("btcusd",))
-        events = asking().responded(RestRequest(path, symbols), status, headers, body, NOW)
-        self.assertTrue(events)
-        check_sane(events, symbols)
-        for tick in of_type(events, Tick) if many else ():
-            self.assertTrue(math.isnan(tick.bid) and math.isnan(tick.ask))
+    def frame(
+        self, name: str | None, price: str | None, bid: str | None, ask: str | None, volume: str | None,
+        time: str | None, more: str | None,
+    ) -> bytes:  # fmt: skip
+        return members(s=name, c=price, b=bid, a=ask, E=time, zz=more).encode()
+
+    def body(
+        self, symbol: str, price: str | None, bid: str | None, ask: str | None, volume: str | None, time: str | None
+    ) -> bytes:
+        volumes = members(BTC=volume, USD='"1"', timestamp=time)
+        return members(last=price, bid=bid, ask=ask, volume=volumes).encode()
