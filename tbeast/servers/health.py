@@ -8,6 +8,8 @@
     minute is over. It does not fall back later because some assets have no price: every node would lose them at once,
     and none would answer for the others.
   - C{/metrics}: Prometheus.
+
+Nothing here wants a key.
 """
 
 from __future__ import annotations

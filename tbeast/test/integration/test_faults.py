@@ -1,15 +1,16 @@
 """Every fault of the lab, on every exchange: flagged within its bound, no wrong price called good, healed by itself.
 
-One daemon with a lab of its own for each exchange, all at once; each fault is one test. While a fault lasts and after,
-every price on the shelf is held against the lab's truth.
+One daemon with a lab of its own for each exchange, all at once; each goes through the faults one after the other, at
+its own pace. From the first fault to the last every price on the shelf is held against the lab's truth.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredList, ensureDeferred, gatherResults
+from attrs import Factory, frozen
+from twisted.internet.defer import ensureDeferred, gatherResults
 from twisted.trial.unittest import TestCase
 
 from tbeast.domain.assetmap import EXCHANGES
@@ -25,7 +26,7 @@ Flag = Callable[[Daemon, str], object]
 
 
 def faulted(*reasons: str) -> Flag:
-    """Counted among the feed's faults or its dropped ticks, under one of these reasons."""
+    """More is counted among the feed's faults or its dropped ticks, under one of these reasons, than before."""
 
     def flag(daemon: Daemon, exchange: str) -> int:
         families = ("feed_faults", "feed_dropped_ticks")
@@ -34,12 +35,12 @@ def faulted(*reasons: str) -> Flag:
     return flag
 
 
-def judged(*verdicts: str, most_of_all: bool = False) -> Flag:
-    """Some of the exchange's sources (or more than half) have one of these verdicts."""
+def judged(*verdicts: str, most: bool = False) -> Flag:
+    """Some of the exchange's sources (or most of them) have one of these verdicts."""
 
-    def flag(daemon: Daemon, exchange: str) -> bool:
+    def flag(daemon: Daemon, exchange: str) -> object:
         found = daemon.verdicts(exchange, *verdicts)
-        return 2 * found > len(daemon.views(exchange)) if most_of_all else found > 0
+        return 2 * found > len(daemon.views(exchange)) if most else found > 0
 
     return flag
 
@@ -48,206 +49,192 @@ def not_live(daemon: Daemon, exchange: str) -> object:
     return daemon.feed(exchange).state != "live"
 
 
+def late(daemon: Daemon, exchange: str) -> object:
+    views = daemon.views(exchange)
+    return 2 * sum(view.late for view in views) > len(views)
+
+
+def not_live_or_late(daemon: Daemon, exchange: str) -> object:
+    return not_live(daemon, exchange) or late(daemon, exchange)
+
+
+def disconnected(daemon: Daemon, exchange: str) -> int:
+    return daemon.count("feed_disconnects", exchange)
+
+
+def throttled(daemon: Daemon, exchange: str) -> object:
+    return not_live(daemon, exchange) and daemon.count("rest_requests", exchange, "throttled")
+
+
+def rest_failed(daemon: Daemon, exchange: str) -> int:
+    return daemon.count("rest_requests", exchange) - daemon.count("rest_requests", exchange, "answered")
+
+
+def btc_is_named(daemon: Daemon, exchange: str) -> object:
+    """BTC is named as refused or silent, and all the others are heard."""
+    symbol = daemon.parts.assets.assets["BTC"].symbols[exchange]
+    status = daemon.feed(exchange)
+    return symbol in (*status.refused, *status.unacknowledged) and status.live_symbols >= status.symbols - 1
+
+
+@frozen
+class Ordeal:
+    """One kind of fault, and how it must show.
+
+    @ivar flag: holds once the fault is flagged; what is a number must have grown.
+    @ivar bound: in how many seconds.
+    @ivar beside: further faults, injected with it.
+    @ivar linger: for how long prices are watched after the flag, with the fault still there.
+    @ivar exchanges: those that it can happen to.
+    """
+
+    kind: str
+    flag: Flag
+    bound: float
+    params: dict[str, object] = Factory(dict)
+    beside: Sequence[tuple[str, dict[str, object]]] = ()
+    linger: float = 2.0
+    exchanges: Sequence[str] = EXCHANGES
+    reconnect: bool = False
+
+    def __str__(self) -> str:
+        said = ", ".join(f"{name}={value}" for name, value in self.params.items())
+        return f"{self.kind}({said})"
+
+
+NO_PRICE = ("no_price", "no_quote", "not_positive", "not_finite", "malformed")
+
+WRONG_VALUES = (
+    Ordeal("drift", judged("set_aside", most=True), 30.0, {"bp_per_second": 20.0}),
+    Ordeal("price_scale", judged("expelled", most=True), 25.0, {"factor": 1.5}),
+    Ordeal("price_scale", judged("set_aside", most=True), 20.0, {"factor": 10.0}),
+    Ordeal("crossed", faulted("crossed"), 10.0),
+    Ordeal("garbage", faulted(*NO_PRICE), 10.0, linger=5.0),
+    Ordeal("freeze", judged("suspect", "set_aside"), 120.0),
+)
+
+WRONG_FRAMES = (
+    Ordeal("malformed", faulted("malformed"), 10.0),
+    Ordeal("malformed", faulted("malformed"), 10.0, {"how": "binary"}),
+    Ordeal("malformed", faulted(*NO_PRICE, "unknown_message", "unknown_symbol"), 10.0, {"how": "wrong_shape"}),
+    Ordeal("duplicate", faulted("duplicate", "sequence_gap", "out_of_order"), 15.0),
+    Ordeal("out_of_order", faulted("out_of_order", "sequence_gap"), 20.0),
+    Ordeal("huge_frame", disconnected, 20.0),
+    Ordeal("disconnect", disconnected, 5.0),
+    Ordeal("sequence_gap", faulted("sequence_gap"), 10.0, exchanges=("coinbase",)),
+    Ordeal("status", judged("halted", most=True), 5.0, exchanges=("kraken",)),
+    Ordeal("status", judged("halted", most=True), 5.0, {"system": "cancel_only"}, exchanges=("kraken",)),
+    Ordeal("refuse_symbol", btc_is_named, 60.0, {"asset": "BTC"}, [("disconnect", {})], reconnect=True),
+)
+
+NOTHING_COMES = (
+    Ordeal("silence", not_live, 45.0),
+    Ordeal("silence", late, 60.0, {"keep_heartbeats": True}),
+    Ordeal("slow_drip", not_live_or_late, 60.0),
+    Ordeal("rest_down", rest_failed, 60.0, beside=[("silence", {"keep_heartbeats": True})]),
+)
+
+NO_WAY_IN = (
+    Ordeal("refuse_connect", judged("lost", "stale", most=True), 30.0, beside=[("disconnect", {})]),
+    Ordeal("throttle", throttled, 30.0, beside=[("disconnect", {})], linger=5.0),
+)
+
+
 class FaultTests(TestCase):
-    timeout = 300
-    exchanges = EXCHANGES
+    timeout = 900
 
-    async def each(self, scenario: Callable[[Daemon, str], Any], *exchanges: str) -> None:
-        """Run one scenario for each exchange, every one with a daemon and a lab of its own."""
-        runs = [
-            ensureDeferred(self.one(scenario, exchange, seed)) for seed, exchange in enumerate(exchanges or EXCHANGES)
-        ]
-        outcomes = await DeferredList(runs, consumeErrors=True)
-        for worked, outcome in outcomes:
-            if not worked:
-                outcome.raiseException()  # type: ignore[attr-defined]
+    async def go_through(self, ordeals: Sequence[Ordeal]) -> None:
+        """Let every exchange have its daemon, and every daemon go through the ordeals of that exchange."""
+        failures: list[str] = []
+        await self.each(lambda daemon, exchange: self.sequence(daemon, exchange, ordeals, failures), failures)
+        self.assertEqual(failures, [])
 
-    async def one(self, scenario: Callable[[Daemon, str], Any], exchange: str, seed: int) -> None:
+    async def each(
+        self, scenario: Callable[[Daemon, str], Awaitable[None]], failures: list[str], *exchanges: str
+    ) -> None:
+        names = exchanges or EXCHANGES
+        runs = [ensureDeferred(self.one(scenario, name, seed, failures)) for seed, name in enumerate(names)]
+        await gatherResults(runs)
+
+    async def one(
+        self, scenario: Callable[[Daemon, str], Awaitable[None]], exchange: str, seed: int, failures: list[str]
+    ) -> None:
         daemon = Daemon(self.mktemp(), TBEAST_LAB_SEED=seed)
-        self.wrong: list[str] = []
         try:
             await daemon.start()
             await daemon.until(lambda: daemon.all_live() and daemon.all_good(), 30.0, "a good start")
             await scenario(daemon, exchange)
+        except AssertionError as error:
+            failures.append(f"{exchange}: {error}")
         finally:
             await daemon.stop()
 
-    async def compare(self, daemon: Daemon) -> None:
-        """Hold what is on the shelf against the truth."""
-        truth = (await daemon.lab("GET", "/prices"))["mids"]
-        for asset, quote in daemon.quotes().items():
-            off = abs(quote.price / truth[asset] - 1.0) * 1e4
-            if quote.quality == "good" and off > WRONG_BP:
-                raise AssertionError(
-                    f"{asset} is called good at {quote.price}, {off:.1f} bp from {truth[asset]}: {quote}"
-                )
+    async def sequence(self, daemon: Daemon, exchange: str, ordeals: Sequence[Ordeal], failures: list[str]) -> None:
+        for ordeal in ordeals:
+            if exchange not in ordeal.exchanges:
+                continue
+            try:
+                await self.suffer(daemon, exchange, ordeal)
+            except AssertionError as error:
+                failures.append(f"{ordeal} on {exchange}: {error}")
+            await daemon.heal()
+            if ordeal.reconnect:
+                daemon.parts.feeds.reconnect(exchange, "the test wants the refused symbol again")
+            await self.comparing(
+                daemon,
+                daemon.until(lambda: daemon.all_live() and daemon.all_good(), HEAL_SECONDS, f"health after {ordeal}"),
+            )
 
-    async def while_comparing(self, daemon: Daemon, waiting: Deferred[float]) -> float:
-        comparing = True
+    async def suffer(self, daemon: Daemon, exchange: str, ordeal: Ordeal) -> None:
+        """Inject, wait for the flag, and look on for a while."""
+        before = ordeal.flag(daemon, exchange)
+        await daemon.fault(exchange, ordeal.kind, **ordeal.params)
+        for kind, params in ordeal.beside:
+            await daemon.fault(exchange, kind, **params)
+
+        def flagged() -> object:
+            found = ordeal.flag(daemon, exchange)
+            return found if found is True or not isinstance(found, int | float) else found > before  # type: ignore[operator]
+
+        await self.comparing(daemon, daemon.until(flagged, ordeal.bound, "it is flagged"))
+        await self.comparing(daemon, sleep(ordeal.linger))
+
+    async def comparing(self, daemon: Daemon, waiting: Awaitable[Any]) -> None:
+        """Wait, and hold what is on the shelf against the truth all the while."""
+        over: list[bool] = []
 
         async def compare() -> None:
-            while comparing:
+            while not over:
                 await self.compare(daemon)
                 await sleep(0.5)
 
         beside = ensureDeferred(compare())
         try:
-            took = await waiting
+            await waiting
         finally:
-            comparing = False
+            over.append(True)
             await beside
-        return took
 
-    async def suffer(
-        self, kind: str, flag: Flag, bound: float, *exchanges: str, linger: float = 2.0, **params: object
-    ) -> None:
-        """Inject, wait for the flag, look on for a while, take it away, and wait for health."""
+    async def compare(self, daemon: Daemon) -> None:
+        truth = (await daemon.lab("GET", "/prices"))["mids"]
+        for asset, quote in daemon.quotes().items():
+            off = abs(quote.price / truth[asset] - 1.0) * 1e4
+            if quote.quality == "good" and off > WRONG_BP:
+                _, sources = daemon.parts.pricer.explain(asset, daemon.parts.now())
+                views = [(view.exchange, view.verdict, view.value) for view in sources]
+                raise AssertionError(f"{asset} is called good {off:.1f} bp from {truth[asset]}: {quote} {views}")
 
-        async def scenario(daemon: Daemon, exchange: str) -> None:
-            await daemon.fault(exchange, kind, **params)
-            name = f"{kind} on {exchange} is flagged"
-            flagged = ensureDeferred(daemon.until(lambda: flag(daemon, exchange), bound, name))
-            await self.while_comparing(daemon, flagged)
-            await self.while_comparing(daemon, sleep(linger).addCallback(lambda _: linger))
-            await self.recover(daemon, kind, exchange)
+    async def test_wrong_values(self) -> None:
+        await self.go_through(WRONG_VALUES)
 
-        await self.each(scenario, *exchanges)
+    async def test_wrong_frames(self) -> None:
+        await self.go_through(WRONG_FRAMES)
 
-    async def recover(self, daemon: Daemon, kind: str, exchange: str) -> None:
-        await daemon.heal()
-        healthy = ensureDeferred(
-            daemon.until(
-                lambda: daemon.all_live() and daemon.all_good(), HEAL_SECONDS, f"health after {kind} on {exchange}"
-            )
-        )
-        await self.while_comparing(daemon, healthy)
+    async def test_nothing_comes(self) -> None:
+        await self.go_through(NOTHING_COMES)
 
-    # What comes wrong.
-
-    async def test_freeze(self) -> None:
-        await self.suffer("freeze", judged("suspect", "set_aside"), 120.0)
-
-    async def test_drift(self) -> None:
-        await self.suffer("drift", judged("set_aside", most_of_all=True), 20.0, bp_per_second=20.0)
-
-    async def test_another_coin(self) -> None:
-        await self.suffer("price_scale", judged("expelled", most_of_all=True), 20.0, factor=1.5)
-
-    async def test_another_coin_of_ten_times_the_price(self) -> None:
-        await self.suffer("price_scale", judged("set_aside", most_of_all=True), 15.0, factor=10.0)
-
-    async def test_crossed_book(self) -> None:
-        await self.suffer("crossed", faulted("crossed"), 10.0)
-
-    async def test_garbage_values(self) -> None:
-        reasons = ("no_price", "no_quote", "not_positive", "not_finite", "malformed")
-        await self.suffer("garbage", faulted(*reasons), 10.0, linger=5.0)
-
-    async def test_malformed(self) -> None:
-        await self.suffer("malformed", faulted("malformed"), 10.0)
-
-    async def test_binary_garbage(self) -> None:
-        await self.suffer("malformed", faulted("malformed"), 10.0, how="binary")
-
-    async def test_wrong_shape(self) -> None:
-        reasons = ("malformed", "unknown_message", "no_price", "no_quote", "unknown_symbol")
-        await self.suffer("malformed", faulted(*reasons), 10.0, how="wrong_shape")
-
-    async def test_duplicate(self) -> None:
-        await self.suffer("duplicate", faulted("duplicate", "sequence_gap", "out_of_order"), 10.0)
-
-    async def test_out_of_order(self) -> None:
-        await self.suffer("out_of_order", faulted("out_of_order", "sequence_gap"), 15.0)
-
-    # What does not come.
-
-    async def test_silence(self) -> None:
-        await self.suffer("silence", not_live, 45.0)
-
-    async def test_silence_of_prices_alone(self) -> None:
-        def all_late(daemon: Daemon, exchange: str) -> bool:
-            return 2 * sum(view.late for view in daemon.views(exchange)) > len(daemon.views(exchange))
-
-        await self.suffer("silence", all_late, 60.0, keep_heartbeats=True)
-
-    async def test_slow_drip(self) -> None:
-        def slow(daemon: Daemon, exchange: str) -> object:
-            views = daemon.views(exchange)
-            return not_live(daemon, exchange) or 2 * sum(view.late for view in views) > len(views)
-
-        await self.suffer("slow_drip", slow, 60.0)
-
-    async def test_disconnect(self) -> None:
-        await self.suffer("disconnect", lambda daemon, exchange: daemon.count("feed_disconnects", exchange), 5.0)
-
-    async def test_huge_frame(self) -> None:
-        await self.suffer("huge_frame", lambda daemon, exchange: daemon.count("feed_disconnects", exchange), 20.0)
-
-    async def test_refused_connections(self) -> None:
-        async def scenario(daemon: Daemon, exchange: str) -> None:
-            await daemon.fault(exchange, "refuse_connect")
-            await daemon.fault(exchange, "disconnect")
-            down = daemon.until(lambda: daemon.feed(exchange).state == "down", 30.0, f"{exchange} is down")
-            await self.while_comparing(daemon, ensureDeferred(down))
-            status, body = await daemon.ready()
-            self.assertEqual(status, 200)
-            self.assertEqual(
-                {feed["exchange"]: feed["state"] == "live" for feed in body["feeds"]},
-                {name: name != exchange for name in EXCHANGES},
-            )
-            await self.recover(daemon, "refuse_connect", exchange)
-
-        await self.each(scenario)
-
-    async def test_refused_symbol(self) -> None:
-        async def scenario(daemon: Daemon, exchange: str) -> None:
-            symbol = daemon.parts.assets.assets["BTC"].symbols[exchange]
-            await daemon.fault(exchange, "refuse_symbol", asset="BTC")
-            await daemon.fault(exchange, "disconnect")
-
-            def named() -> bool:
-                status = daemon.feed(exchange)
-                return symbol in (*status.refused, *status.unacknowledged)
-
-            await self.while_comparing(daemon, ensureDeferred(daemon.until(named, 60.0, f"{symbol} is named")))
-            others = daemon.until(
-                lambda: daemon.feed(exchange).live_symbols >= daemon.feed(exchange).symbols - 1, 45.0,
-                f"all others on {exchange} are heard",
-            )  # fmt: skip
-            await self.while_comparing(daemon, ensureDeferred(others))
-            await daemon.heal()
-            daemon.parts.feeds.reconnect(exchange, "the symbol is listed again")
-            await self.recover(daemon, "refuse_symbol", exchange)
-
-        await self.each(scenario)
-
-    async def test_throttle(self) -> None:
-        async def scenario(daemon: Daemon, exchange: str) -> None:
-            await daemon.fault(exchange, "throttle")
-            await daemon.fault(exchange, "disconnect")
-            flagged = daemon.until(lambda: not_live(daemon, exchange), 20.0, f"{exchange} is not live")
-            await self.while_comparing(daemon, ensureDeferred(flagged))
-            await self.while_comparing(daemon, sleep(10.0).addCallback(lambda _: 10.0))
-            self.assertGreater(daemon.count("rest_requests", exchange, "throttled"), 0)
-            await self.recover(daemon, "throttle", exchange)
-
-        await self.each(scenario)
-
-    async def test_rest_down(self) -> None:
-        async def scenario(daemon: Daemon, exchange: str) -> None:
-            await daemon.fault(exchange, "rest_down")
-            await daemon.fault(exchange, "silence", keep_heartbeats=True)
-
-            def failed() -> int:
-                answered = daemon.count("rest_requests", exchange, "answered")
-                return daemon.count("rest_requests", exchange) - answered
-
-            await self.while_comparing(daemon, ensureDeferred(daemon.until(failed, 60.0, "REST has failed")))
-            await self.recover(daemon, "rest_down", exchange)
-
-        await self.each(scenario)
-
-    # What only some do.
+    async def test_no_way_in(self) -> None:
+        await self.go_through(NO_WAY_IN)
 
     async def test_upgrade_notice(self) -> None:
         async def scenario(daemon: Daemon, exchange: str) -> None:
@@ -265,23 +252,14 @@ class FaultTests(TestCase):
                     and status.live_symbols == status.symbols
                 )
 
-            await self.while_comparing(
-                daemon, ensureDeferred(daemon.until(replaced, 14.0, "replaced before the close"))
-            )
+            await self.comparing(daemon, daemon.until(replaced, 14.0, "replaced before the close"))
+            await self.comparing(daemon, sleep(5.0))
             self.assertEqual(set(lost), {0})
-            await self.while_comparing(daemon, sleep(5.0).addCallback(lambda _: 5.0))
             self.assertEqual(daemon.feed(exchange).state, "live")
 
-        await self.each(scenario, "okx")
-
-    async def test_maintenance(self) -> None:
-        await self.suffer("status", judged("halted", most_of_all=True), 5.0, "kraken")
-
-    async def test_cancel_only(self) -> None:
-        await self.suffer("status", judged("halted", most_of_all=True), 5.0, "kraken", system="cancel_only")
-
-    async def test_sequence_gap(self) -> None:
-        await self.suffer("sequence_gap", faulted("sequence_gap"), 10.0, "coinbase")
+        failures: list[str] = []
+        await self.each(scenario, failures, "okx")
+        self.assertEqual(failures, [])
 
     async def test_depeg(self) -> None:
         async def scenario(daemon: Daemon, exchange: str) -> None:
@@ -291,12 +269,16 @@ class FaultTests(TestCase):
                 rate = daemon.parts.pricer.rate("USDT", daemon.parts.now())
                 return rate is not None and abs(rate - 0.97) < 0.002 and daemon.all_good()
 
-            await self.while_comparing(daemon, ensureDeferred(daemon.until(followed, 90.0, "USDT is worth 0.97")))
+            await self.comparing(daemon, daemon.until(followed, 90.0, "USDT is worth 0.97"))
             rates = {view.rate for view in daemon.views("okx", ["BTC"])}
             self.assertEqual({round(rate or 0.0, 2) for rate in rates}, {0.97})
-            await self.recover(daemon, "depeg", exchange)
+            await daemon.heal()
+            healthy = daemon.until(lambda: daemon.all_live() and daemon.all_good(), HEAL_SECONDS, "health")
+            await self.comparing(daemon, healthy)
 
-        await self.each(scenario, "*")
+        failures: list[str] = []
+        await self.each(scenario, failures, "*")
+        self.assertEqual(failures, [])
 
 
 class OutageTests(TestCase):
@@ -309,12 +291,15 @@ class OutageTests(TestCase):
         self.addCleanup(lambda: ensureDeferred(daemon.stop()))
         return await daemon.start()
 
+    async def kill(self, daemon: Daemon, exchange: str) -> None:
+        await daemon.fault(exchange, "refuse_connect", how="unlisten")
+        await daemon.fault(exchange, "rest_down", how="reset")
+        await daemon.fault(exchange, "disconnect")
+
     async def test_all_killed_and_back(self) -> None:
         daemon = await self.begun(TBEAST_MAX_PRICE_AGE_SECONDS=20)
         await daemon.until(lambda: daemon.all_live() and daemon.all_good(), 30.0, "a good start")
-        await daemon.fault("*", "refuse_connect", how="unlisten")
-        await daemon.fault("*", "rest_down", how="reset")
-        await daemon.fault("*", "disconnect")
+        await self.kill(daemon, "*")
         await daemon.until(lambda: not daemon.qualities().get("good"), 12.0, "nothing is called good")
         status, body = await daemon.get("/price?asset=BTC")
         self.assertEqual((status, body["quality"]), (200, "degraded"))
@@ -341,7 +326,7 @@ class OutageTests(TestCase):
         self.assertEqual(status, 200)
         status, body = await daemon.ready()
         self.assertEqual((status, len(body["feeds"])), (503, 6))
-        answer = await daemon.udp(f"{daemon.parts.demo_key.key}|BTC|1".encode(), 8.0)
+        answer: bytes | None = await daemon.udp(f"{daemon.parts.demo_key.key}|BTC|1".encode(), 8.0)
         assert answer is not None
         self.assertIn(b"no_fresh_price", answer)
 
@@ -349,17 +334,18 @@ class OutageTests(TestCase):
         daemon = await self.begun()
         await daemon.until(lambda: daemon.all_live() and daemon.all_good(), 30.0, "a good start")
         for exchange in EXCHANGES:
-            await daemon.fault(exchange, "refuse_connect", how="unlisten")
-            await daemon.fault(exchange, "rest_down", how="reset")
-            await daemon.fault(exchange, "disconnect")
+            await self.kill(daemon, exchange)
 
             def voteless(name: str = exchange) -> bool:
                 return daemon.verdicts(name, "lost", "stale", "silent") == len(daemon.views(name))
 
-            await daemon.until(voteless, 15.0, f"{exchange} has no vote")
+            await daemon.until(voteless, 25.0, f"{exchange} has no vote")
             status, body = await daemon.get("/price?asset=BTC")
             self.assertEqual((status, body["quality"], body["sources_used"]), (200, "good", 5))
-            answers = await gatherResults(
+            status, body = await daemon.ready()
+            states = {feed["exchange"]: feed["state"] == "live" for feed in body["feeds"]}
+            self.assertEqual((status, states), (200, {name: name != exchange for name in EXCHANGES}))
+            answers: list[Any] = await gatherResults(
                 [ensureDeferred(daemon.get(f"/price?asset={asset}")) for asset in daemon.parts.assets.assets]
             )
             self.assertEqual({status for status, _ in answers}, {200})
