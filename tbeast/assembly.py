@@ -51,7 +51,7 @@ from tbeast.services.keyring import DemoKeyService, Keyring
 from tbeast.services.lifecycle import OrderedServices
 from tbeast.services.periodic import Periodic
 from tbeast.services.pricelookup import PriceLookup
-from tbeast.services.publishing import Publishing
+from tbeast.services.publishing import SLICES, Publishing
 from tbeast.settings import LAB, SERVER_TYPES, ExchangeAddress, Settings
 
 LAB_COMMAND = (sys.executable, "-m", "tbeast.lab", "--parent")
@@ -200,7 +200,7 @@ class Assembly:
         if self.simulated:
             yield self._lab()
         yield self.publishing
-        yield Periodic("sweep", self.publishing.sweep, 1.0, reactor, counters)
+        yield Periodic("sweep", self.publishing.sweep_slice, 1.0 / SLICES, reactor, counters)
         yield Called("rest", stop=self._stop_rest)
         yield self.feeds
         yield Periodic("fallback", self.fallback.look, 1.0, reactor, counters)

@@ -9,7 +9,8 @@ The rule, for values that are fresh and in one currency:
  2. What remains gives the median.
  3. That median is held between the two middle ones of I{all} values (with an odd number: the middle one). With n
     values of which at most floor((n - 1) / 2) are arbitrary, the middle ones lie within the range of the honest ones;
-    the median of a chosen subset need not.
+    the median of a chosen subset need not. The values of sources that lost their vote to a longer memory
+    (L{tbeast.domain.suspicion}) hold the price like the others: who can make an honest source suspect has won nothing.
 
 Two values cannot outvote each other: the first in the order of trust wins. One is taken as it is.
 
@@ -35,7 +36,8 @@ class Combination(NamedTuple):
     @ivar price: the answer.
     @ivar used: the positions of the values that voted, lowest value first.
     @ivar set_aside: the positions of the others.
-    @ivar middle: the positions of the one or two values that made the price.
+    @ivar middle: the positions of the one or two values that made the price; one that has no vote, but held the
+        price, is counted on from the last of the voters.
     @ivar limit: how far from the median a value could lie without being set aside.
     @ivar dispersion: the MAD as a fraction of the median, corrected for the number of values; 0 below three.
     """
@@ -54,13 +56,31 @@ _SMALL_SAMPLE: Final = {3: 1.495, 4: 1.363, 5: 1.206, 6: 1.200, 7: 1.140, 8: 1.1
 _NORMAL: Final = 1.4826
 
 
-def combine(values: Sequence[float], noise: float = 0.0) -> Combination:
+def combine(values: Sequence[float], noise: float = 0.0, mute: Sequence[float] = ()) -> Combination:
     """Combine C{values}, given in the order of trust.
 
     @param values: one or more, above zero, all in one currency.
     @param noise: what L{Noise.level} says of this asset, as a fraction.
+    @param mute: values without a vote; they only hold the price.
     @raise ValueError: for no values at all.
     """
+    combination = _elect(values, noise)
+    return _held(combination, [*values, *mute]) if mute else combination
+
+
+def _held(combination: Combination, values: Sequence[float]) -> Combination:
+    """Hold the price between the two middle ones of C{values}, where there are three or more."""
+    count = len(values)
+    if count < 3:
+        return combination
+    order = sorted(range(count), key=values.__getitem__)
+    for position, beyond in ((order[(count - 1) // 2], 1.0), (order[count // 2], -1.0)):
+        if (values[position] - combination.price) * beyond > 0.0:
+            return combination._replace(price=values[position], middle=(position,))
+    return combination
+
+
+def _elect(values: Sequence[float], noise: float) -> Combination:
     count = len(values)
     if count < 3:
         if not count:

@@ -1,9 +1,10 @@
 """The board: the newest word of every source, and what is known of the source's ways.
 
 The rule of putting: a tick replaces what lies there unless it is older than that by the exchange's own clock, or the
-same message once more. An exchange whose clock really went back (a recording that begins again, a server that was
-replaced) is believed after L{OLDER_IN_A_ROW} such ticks of one symbol. A REST answer does not replace what the
-symbol's own feed said a moment ago.
+same message once more (a REST answer that came in between does not make it news). An exchange whose clock really went
+back (a recording that begins again, a server that was replaced) is believed after L{OLDER_IN_A_ROW} such ticks of one
+symbol. A REST answer does not replace what the symbol's own feed said a moment ago, nor does a feed that lags replace
+a REST answer with what was said before it.
 
 The board judges nothing; L{tbeast.domain.pricing} does. Whoever must act on news takes the asset codes from L{dirty}.
 """
@@ -40,6 +41,8 @@ class Source:
     @ivar heard_at: when it was heard; C{None} until then.
     @ivar via: L{WS} or L{REST}; empty until then.
     @ivar changed_at: when price, bid or ask last became another.
+    @ivar said: price, bid and ask of the last message of its own feed, if a REST answer lies over it.
+    @ivar delay: that of the connection that carries the symbol, shared with the others that it carries.
     @ivar connected: whether a live connection carries the symbol; C{lost_at} is when the last one ended.
     @ivar subscribed_at: when the live connection was opened.
     @ivar halted: whether the exchange says that trading stands still.
@@ -47,12 +50,13 @@ class Source:
     """
 
     __slots__ = (
-        "agrees_since", "anchor", "apart_since", "ask", "asset", "bid", "changed_at", "connected", "exchange",
+        "agrees_since", "anchor", "apart_since", "ask", "asset", "bid", "changed_at", "connected", "delay", "exchange",
         "exchange_time", "expelled", "halted", "heard_at", "home", "lost_at", "older", "older_time", "price",
-        "quote_currency", "raw", "rhythm", "subscribed_at", "suspect", "symbol", "via", "volume", "ws_heard_at",
+        "quote_currency", "raw", "rhythm", "said", "subscribed_at", "suspect", "symbol", "via", "volume", "ws_heard_at",
     )  # fmt: skip
 
     def __init__(self, asset: Asset, exchange: str) -> None:
+        self.delay = Delay()
         self.asset = asset.code
         self.exchange = exchange
         self.symbol = asset.symbols[exchange]
@@ -63,6 +67,7 @@ class Source:
         self.ws_heard_at: float | None = None
         self.via = ""
         self.changed_at = UNKNOWN
+        self.said = (UNKNOWN, UNKNOWN, UNKNOWN)
         self.older = 0
         self.older_time = UNKNOWN
         self.rhythm = Rhythm()
@@ -74,12 +79,14 @@ class Source:
         self.expelled = False
         self.apart_since: float | None = None
         self.agrees_since: float | None = None
-        self.anchor: tuple[float, float, dict[str, float]] | None = None
+        self.anchor: tuple[float, dict[str, tuple[float, float]]] | None = None
 
     def late(self, now: float, limits: Limits) -> bool:
-        """Whether the symbol's own feed has been quiet for longer than its rhythm explains (or is not there)."""
+        """Whether the symbol's own feed is quiet for longer than its rhythm explains, or lags, or is not there."""
         if not self.connected:
             return not now - self.lost_at < GRACE_SECONDS
+        if self.delay.seconds > LATE_FLOOR_SECONDS:
+            return True
         since = self.subscribed_at if self.ws_heard_at is None else max(self.ws_heard_at, self.subscribed_at)
         patience = LATE_FLOOR_SECONDS if self.ws_heard_at is None else self.rhythm.late_after(limits)
         return now - since > patience
@@ -90,7 +97,6 @@ class Board:
 
     @ivar sources: by asset code (the stablecoins included), in the order of trust: the home exchange, then as given.
     @ivar dirty: the codes of assets of which something new is known; whoever acts on them clears them.
-    @ivar delays: by exchange.
     @ivar awaken: called (with no arguments) when L{dirty} was empty and is no longer.
     """
 
@@ -103,7 +109,6 @@ class Board:
         self.awaken: Callable[[], None] = lambda: None
         self._halted: set[str] = set()
         trust = tuple(trust)
-        self.delays = {exchange: Delay() for exchange in trust}
         for asset in (*assets.stablecoins.values(), *assets.assets.values()):
             order = sorted(asset.symbols, key=lambda name, home=asset.home: (name != home, trust.index(name)))  # type: ignore[misc]
             found = tuple(Source(asset, exchange) for exchange in order)
@@ -126,21 +131,35 @@ class Board:
             last = source.exchange_time
             if exchange_time <= last:
                 if exchange_time == last:
-                    if price == source.price and bid == source.bid and ask == source.ask and source.via == WS:
+                    said = (source.price, source.bid, source.ask) if source.via == WS else source.said
+                    same_book = (bid, ask) == said[1:] or (bid != bid and said[1] != said[1])
+                    if price == said[0] and same_book:
                         return DUPLICATE
                 elif not self._clock_went_back(source, exchange_time):
                     return OUT_OF_ORDER
             else:
                 source.older = 0
             source.exchange_time = exchange_time
-            self.delays[exchange].heard(heard_at - exchange_time)
+            source.delay.heard(heard_at - exchange_time)
             ws_before = source.ws_heard_at
             if ws_before is not None:
                 source.rhythm.heard(heard_at - ws_before)
             source.ws_heard_at = heard_at
-        elif source.via == WS and before is not None and source.connected and heard_at - before < LATE_FLOOR_SECONDS:
+            delay = source.delay.seconds
+            if delay > LATE_FLOOR_SECONDS and source.via == REST and before is not None and heard_at - delay < before:
+                return SUPERSEDED
+        elif (
+            source.via == WS
+            and before is not None
+            and source.connected
+            and heard_at - before + source.delay.seconds < LATE_FLOOR_SECONDS
+        ):
             return SUPERSEDED
-        if price != source.price or bid != source.bid or ask != source.ask:
+        elif source.via == WS:
+            source.said = (source.price, source.bid, source.ask)
+        if price != source.price or (
+            (bid != source.bid or ask != source.ask) and (bid == bid or source.bid == source.bid)
+        ):  # to have no book twice is no change
             source.price, source.bid, source.ask = price, bid, ask
             source.raw = value_of(price, bid, ask)
             source.changed_at = heard_at
@@ -163,13 +182,24 @@ class Board:
         if in_row < OLDER_IN_A_ROW:
             return False
         source.older = 0
-        self.delays[source.exchange].reset()
+        source.delay.reset()
         return True
 
+    def turn(self, now: float) -> None:
+        """Bring the delays of all connections up to date; about once a second."""
+        for delay in {source.delay for sources in self.sources.values() for source in sources}:
+            delay.turn(now)
+
     def connected(self, exchange: str, symbols: tuple[str, ...], now: float) -> None:
-        """A live connection carries these symbols; see L{tbeast.interfaces.TickSink.connected}."""
-        self.delays[exchange].reset()
+        """A live connection carries these symbols; see L{tbeast.interfaces.TickSink.connected}.
+
+        A symbol that joins others on a connection that they are on already learns of its delay from them.
+        """
+        going_on = {source.delay for source in self.by_symbol.get(exchange, {}).values() if source.connected}
+        delay = Delay()
         for source in self._named(exchange, symbols):
+            if source.delay not in going_on:
+                source.delay = delay
             source.connected = True
             source.subscribed_at = now
             source.exchange_time = UNKNOWN

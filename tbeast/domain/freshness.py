@@ -7,14 +7,17 @@ live connection is still fresh, until L{Limits.max_age_seconds}: then it is stal
 Long before that it may be I{late}: quieter than its own rhythm explains. The rhythm is the running mean of the gaps
 between its ticks plus four mean deviations (the estimator of TCP's retransmission timer, RFC 6298, on gaps instead of
 round trips), held between L{LATE_FLOOR_SECONDS} and L{LATE_CEILING_SECONDS}. Lateness condemns no price; it is what
-makes REST be asked, so it comes at the latest at three quarters of the age that may be given out.
+makes REST be asked, so it comes at the latest at three quarters of the age that may be given out. A symbol is late as
+well while its connection's messages come more than L{LATE_FLOOR_SECONDS} late (L{Delay}).
 
 When a connection is lost its values keep their vote for L{GRACE_SECONDS}, so that a reconnect does not show, and then
-lose it to any source that still lives.
+lose it to any source that still lives. What REST says in the meantime votes for L{REST_GRACE_SECONDS}, time for three
+more answers: where they do not come, the exchange is not there.
 """
 
 from __future__ import annotations
 
+from math import inf
 from typing import Final
 
 from attrs import frozen
@@ -25,6 +28,7 @@ UNLEARNED_LATE_SECONDS: Final = 30.0
 """When a symbol with fewer than L{GAPS_TO_LEARN} gaps is late."""
 GAPS_TO_LEARN: Final = 4
 GRACE_SECONDS: Final = 5.0
+REST_GRACE_SECONDS: Final = 15.0
 DEFAULT_MAX_AGE_SECONDS: Final = 60.0
 
 _MEAN_GAIN: Final = 1 / 8
@@ -81,7 +85,7 @@ class Rhythm:
 
 
 class Delay:
-    """By how much an exchange's messages come later than they used to.
+    """By how much the messages of one connection come later than they used to.
 
     The difference between our clock and the exchange's is unknown, but it is the same for every message; what a
     message shows above the smallest difference that this connection ever showed is delay on the way. A single message
@@ -101,13 +105,13 @@ class Delay:
 
     def reset(self) -> None:
         """Forget what was learned: a new connection, or an exchange that set its clock."""
-        self._floor = self._current = self._previous = float("inf")
-        self._turned_at = float("-inf")
+        self._floor = self._current = self._previous = inf
+        self._turned_at = -inf
         self.seconds = 0.0
 
     def heard(self, difference: float) -> None:
-        """Take the difference between our clock and a message's own time, in seconds; NaN does nothing."""
-        if difference < self._current:
+        """Take the difference between our clock and a message's own time, in seconds; NaN or infinity do nothing."""
+        if -inf < difference < self._current:
             self._current = difference
             if difference < self._floor:
                 self._floor = difference
@@ -115,7 +119,7 @@ class Delay:
     def turn(self, now: float) -> None:
         """Bring L{seconds} up to date; asked about once a second."""
         best = min(self._current, self._previous)
-        if best < float("inf"):
+        if best < inf:
             self.seconds = min(best - self._floor, max(best, 0.0))
         if now - self._turned_at >= self.WINDOW_SECONDS:
-            self._previous, self._current, self._turned_at = self._current, float("inf"), now
+            self._previous, self._current, self._turned_at = self._current, inf, now

@@ -2,9 +2,15 @@
 
 A source votes when it has a value no older than the greatest age, trading goes on, it is neither suspect nor expelled,
 and its currency can be turned into dollars. Sources quoted in USDT are converted with the median USDT/USD of the
-exchanges that list it; while that is unknown they have no vote, for one to one is a guess.
+exchanges that list it; while that is unknown they have no vote, for one to one is a guess. A rate that rests on
+fewer than L{RATE_SOURCES} sources is a word that one of them could have made up for all that is quoted in it.
 
-Values of lost connections vote only where no other value is left, and what comes of that is never better than
+Values of lost connections, and values converted with such a rate, vote only where no other value is left, and what
+comes of that is never better than L{tbeast.domain.quotes.DEGRADED}. The suspect and the expelled have no vote, but as
+long as they are fresh they hold the price (L{tbeast.domain.aggregation}).
+
+Three votes are no agreement because they are three (two against two set nobody aside): where one of them lies farther
+from the price than L{AGREEMENT_BP}, and than five times the asset's usual noise, it is
 L{tbeast.domain.quotes.DEGRADED}.
 
 With two sources the home exchange wins; where neither is home, the one that stands earlier in L{TRUST}.
@@ -12,20 +18,27 @@ With two sources the home exchange wins; where neither is home, the one that sta
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from math import inf
 from statistics import median
-from typing import Final
+from typing import Final, NamedTuple
 
 from tbeast.domain import quotes
-from tbeast.domain.aggregation import BP, Combination, Noise, combine
+from tbeast.domain.aggregation import BP, Combination, K, Noise, combine
 from tbeast.domain.assetmap import STABLECOINS
 from tbeast.domain.board import REST, Board, Source
-from tbeast.domain.freshness import GRACE_SECONDS
+from tbeast.domain.freshness import GRACE_SECONDS, REST_GRACE_SECONDS
 from tbeast.domain.quotes import Quote, SourceView
-from tbeast.domain.suspicion import Change, Standing, review
+from tbeast.domain.suspicion import Change, Standing, forget, review
 
 TRUST: Final = ("gemini", "coinbase", "kraken", "gateio", "cryptocom", "okx")
 """After the home exchange: the order in which exchanges are asked over REST, and in which they win ties."""
+
+RATE_SOURCES: Final = 3
+"""With so many, no one of them can move a rate beyond the others."""
+
+AGREEMENT_BP: Final = 20.0
+"""Votes that lie closer to the price than this agree, however quiet the asset's sources usually are."""
 
 SIGNIFICANT_DIGITS: Final = 10
 
@@ -33,6 +46,28 @@ SIGNIFICANT_DIGITS: Final = 10
 def rounded(value: float) -> float:
     """Drop the digits that binary arithmetic made up: C{value} to L{SIGNIFICANT_DIGITS} significant digits."""
     return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
+
+
+class _Rate(NamedTuple):
+    """Dollars for one unit, until when that is known, and whether enough sources say so."""
+
+    dollars: float
+    until: float
+    sure: bool
+
+
+def _lost(source: Source, now: float) -> bool:
+    """Whether no connection carries the source, and the time of grace of what it said is over."""
+    if source.connected:
+        return False
+    if source.via == REST:
+        return source.heard_at is None or now - source.heard_at >= REST_GRACE_SECONDS
+    return not now - source.lost_at < GRACE_SECONDS
+
+
+def _agreed(values: Sequence[float], combination: Combination, noise: float) -> bool:
+    low, high, price = values[combination.used[0]], values[combination.used[-1]], combination.price
+    return max(price - low, high - price) <= max(AGREEMENT_BP * BP, K * noise) * price
 
 
 class Pricer:
@@ -44,14 +79,14 @@ class Pricer:
     def __init__(self, board: Board) -> None:
         self.board = board
         self.noises = {code: Noise() for code in board.sources}
-        self._rates: dict[str, tuple[float, float]] = {}
+        self._rates: dict[str, _Rate] = {}
 
     def rate(self, currency: str, now: float) -> float | None:
         """Dollars for one unit of C{currency}; C{None} where that is not known at C{now}."""
         if currency == "USD":
             return 1.0
         known = self._rates.get(currency)
-        return known[0] if known is not None and now <= known[1] else None
+        return known.dollars if known is not None and now <= known.until else None
 
     def quote(self, asset: str, now: float) -> Quote | None:
         """Price C{asset} (a code of the board), and learn its noise; C{None} if nothing was ever heard of it.
@@ -60,7 +95,9 @@ class Pricer:
         """
         quote, _ = self._price(asset, now)
         if asset in STABLECOINS and quote is not None and quote.quality not in (quotes.STALE, quotes.HALTED):
-            self._rates[asset] = (quote.price, quote.fresh_until)
+            rate = _Rate(quote.price, quote.fresh_until, quote.seen >= RATE_SOURCES)
+            if rate.sure or not self._sure(asset, now):
+                self._rates[asset] = rate
         return quote
 
     def explain(self, asset: str, now: float) -> tuple[Quote | None, list[SourceView]]:
@@ -74,7 +111,7 @@ class Pricer:
         if source is None:
             return None
         verdict, value = self._judge(source, now)
-        if value is None or verdict not in (quotes.USED, quotes.SUSPECT):
+        if value is None or verdict not in (quotes.USED, quotes.SUSPECT, quotes.NO_RATE):
             return None
         return self._quote(asset, [source], [value], combine([value]), quotes.SINGLE_SOURCE, 1, [], now)
 
@@ -83,7 +120,9 @@ class Pricer:
         standings = []
         for source in self.board.sources[asset]:
             verdict, value = self._judge(source, now)
-            if value is not None and verdict in (quotes.USED, quotes.SUSPECT, quotes.EXPELLED):
+            if value is None or verdict not in (quotes.USED, quotes.SUSPECT, quotes.EXPELLED) or _lost(source, now):
+                forget(source)
+            else:
                 rate = value / source.raw
                 low, high = sorted((source.bid * rate, source.ask * rate))
                 book = (low, high) if low == low and high == high else (value, value)
@@ -95,7 +134,12 @@ class Pricer:
         if source.heard_at is None:
             return None
         age = max(0.0, now - source.heard_at)
-        return age + self.board.delays[source.exchange].seconds if source.via != REST else age
+        return age + source.delay.seconds if source.via != REST else age
+
+    def _sure(self, currency: str, now: float) -> bool:
+        """Whether no single source can have made up the known rate of C{currency}."""
+        known = self._rates.get(currency)
+        return currency == "USD" or (known is not None and known.sure and now <= known.until)
 
     def _judge(self, source: Source, now: float) -> tuple[str, float | None]:
         """What speaks against this source alone (L{quotes.USED}: nothing), and its value in dollars if it has one."""
@@ -112,15 +156,19 @@ class Pricer:
             return quotes.NO_RATE, None
         if source.expelled:
             return quotes.EXPELLED, value
-        if not source.connected and source.via != REST and not now - source.lost_at < GRACE_SECONDS:
+        if _lost(source, now):
             return quotes.LOST, value
+        if not self._sure(source.quote_currency, now):
+            return quotes.NO_RATE, value
         return quotes.SUSPECT if source.suspect else quotes.USED, value
 
     def _price(self, asset: str, now: float) -> tuple[Quote | None, list[tuple[Source, str]]]:
         voters: list[Source] = []
         values: list[float] = []
-        lost: list[Source] = []
-        lost_values: list[float] = []
+        spare: list[Source] = []
+        spare_values: list[float] = []
+        mute: list[Source] = []
+        mute_values: list[float] = []
         judged: list[tuple[Source, str]] = []
         suspects: list[str] = []
         for source in self.board.sources[asset]:
@@ -131,30 +179,37 @@ class Pricer:
             if verdict is quotes.USED:
                 voters.append(source)
                 values.append(value)
-            elif verdict is quotes.LOST:
-                lost.append(source)
-                lost_values.append(value)
-            elif verdict is quotes.SUSPECT:
-                suspects.append(source.exchange)
-        from_lost = not voters and bool(lost)
-        if from_lost:
-            voters, values = lost, lost_values
+            elif verdict is quotes.LOST or verdict is quotes.NO_RATE:
+                if not source.suspect:
+                    spare.append(source)
+                    spare_values.append(value)
+            elif verdict is quotes.SUSPECT or (verdict is quotes.EXPELLED and not _lost(source, now)):
+                mute.append(source)
+                mute_values.append(value)
+                if verdict is quotes.SUSPECT:
+                    suspects.append(source.exchange)
+        from_spare = not voters and bool(spare)
+        if from_spare:
+            voters, values = spare, spare_values
         if not voters:
             return self._last_known(asset, judged, now), judged
         noise = self.noises[asset]
-        combination = combine(values, noise.level)
+        combination = combine(values, noise.level, mute_values)
         if len(values) >= 3:
             noise.heard(combination.dispersion, now)
         aside = [voters[position] for position in combination.set_aside]
         count = len(combination.used)
         if count == 1:
             quality = quotes.SINGLE_SOURCE
-        elif count == 2 or aside or suspects or from_lost:
+        elif count == 2 or aside or suspects or from_spare or not _agreed(values, combination, noise.level):
             quality = quotes.DEGRADED
         else:
             quality = quotes.GOOD
         names = [source.exchange for source in aside] + suspects
-        quote = self._quote(asset, voters, values, combination, quality, len(voters) + len(suspects), names, now)
+        quote = self._quote(
+            asset, [*voters, *mute], [*values, *mute_values], combination, quality, len(voters) + len(suspects), names,
+            now,
+        )  # fmt: skip
         if aside:
             judged = [(source, quotes.SET_ASIDE if source in aside else said) for source, said in judged]
         return quote, judged
@@ -162,7 +217,7 @@ class Pricer:
     def _quote(
         self,
         asset: str,
-        voters: list[Source],
+        sources: list[Source],
         values: list[float],
         combination: Combination,
         quality: str,
@@ -170,37 +225,40 @@ class Pricer:
         aside: Iterable[str],
         now: float,
     ) -> Quote:
+        """Say what came of C{values}, those of C{sources}: first of the voters, then of the mute."""
         used, middle = combination.used, combination.middle
         price = rounded(combination.price)
-        observed_at = now - max(self.age(voters[position], now) or 0.0 for position in middle)
-        bids, asks, volume = [], [], 0.0
-        for position in used:
-            voter = voters[position]
-            rate = values[position] / voter.raw
-            if voter.bid == voter.bid and voter.ask == voter.ask:
-                bids.append(min(voter.bid, voter.ask) * rate)
-                asks.append(max(voter.bid, voter.ask) * rate)
-            if voter.volume > 0.0:
-                volume += voter.volume
-        if len(used) == 2 and len(values) == 2:  # the first won; the other only witnesses
-            bids, asks = bids[:1], asks[:1]
-        alone = len(used) == 1 or (len(values) == 2 and len(middle) == 1)
-        winner = voters[middle[0]]
+        makers = [sources[position] for position in middle]
+        observed_at = now - max(self.age(maker, now) or 0.0 for maker in makers)
+        until = [self._rates[maker.quote_currency].until for maker in makers if maker.quote_currency in self._rates]
+        until.append(observed_at + self.board.limits.max_age_seconds)
+        voters = len(used) + len(combination.set_aside)
+        alone = middle[0] < voters and (len(used) == 1 or voters == 2)
+        # Of two votes the second only witnesses; and votes that had to be held are not asked for their books.
+        booked = used if voters > 2 and set(middle) <= set(used) else middle
+        bids, asks = [], []
+        for position in booked:
+            source = sources[position]
+            rate = values[position] / source.raw
+            if source.bid == source.bid and source.ask == source.ask:
+                bids.append(min(source.bid, source.ask) * rate)
+                asks.append(max(source.bid, source.ask) * rate)
+        volume = sum(sources[position].volume for position in used if sources[position].volume > 0.0)
         chosen = [values[position] for position in used]
         return Quote(
             asset=asset,
             price=price,
             bid=rounded(min(median(bids), price)) if bids else None,
             ask=rounded(max(median(asks), price)) if asks else None,
-            volume=rounded(volume) if volume else None,
+            volume=rounded(volume) if 0.0 < volume < inf else None,
             quality=quality,
-            source=f"{winner.exchange}-{winner.via}" if alone else "median",
-            used=tuple(voters[position].exchange for position in used),
+            source=f"{makers[0].exchange}-{makers[0].via}" if alone else "median",
+            used=tuple(sources[position].exchange for position in used),
             seen=seen,
             set_aside=tuple(aside),
             spread_bp=round((max(chosen) - min(chosen)) / combination.price / BP, 2),
             observed_at=observed_at,
-            fresh_until=observed_at + self.board.limits.max_age_seconds,
+            fresh_until=min(until),
         )
 
     def _last_known(self, asset: str, judged: list[tuple[Source, str]], now: float) -> Quote | None:
@@ -236,11 +294,11 @@ class Pricer:
             late=source.late(now, self.board.limits),
             connected=source.connected,
             verdict=verdict,
-            why=self._why(source, verdict, off, age),
+            why=self._why(source, verdict, off, age, value),
             deviation_bp=off,
         )
 
-    def _why(self, source: Source, verdict: str, off_bp: float | None, age: float | None) -> str:
+    def _why(self, source: Source, verdict: str, off_bp: float | None, age: float | None, value: float | None) -> str:
         limits = self.board.limits
         match verdict:
             case quotes.SET_ASIDE:
@@ -250,7 +308,8 @@ class Pricer:
             case quotes.EXPELLED:
                 return "stayed more than 10 % from the median of its peers: perhaps another coin of this code"
             case quotes.NO_RATE:
-                return f"the dollar rate of {source.quote_currency} is not known"
+                why = "is not known" if value is None else "rests on too few sources"
+                return f"the dollar rate of {source.quote_currency} {why}"
             case quotes.LOST:
                 return "its connection is lost"
             case quotes.HALTED_THERE:

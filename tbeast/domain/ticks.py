@@ -2,7 +2,9 @@
 
 The rule: a tick has a price above zero. Where bid and ask are given they are above zero too,
 and they may cross by a hair (an exchange's last trade and its book are not one snapshot) but not
-by more than L{CROSSED_BEYOND_SENSE}. Everything else is no tick, and has a reason for the counters.
+by more than L{CROSSED_BEYOND_SENSE}. No coin is worth less than L{SMALLEST} or more than L{GREATEST}: such
+numbers are as good as zero and infinity, and the sums and quotients of what lies between stay finite.
+Everything else is no tick, and has a reason for the counters.
 
 The I{value} of a tick, which is what votes, is the median of bid, last and ask: the last trade while
 it lies inside the book, and the nearer edge of the book when the last trade is older than the book.
@@ -10,11 +12,14 @@ it lies inside the book, and the nearer edge of the book when the last trade is 
 
 from __future__ import annotations
 
-from math import inf, nan
+from math import nan
 from typing import Final, NamedTuple
 
 CROSSED_BEYOND_SENSE: Final = 0.005
 """How far, as a fraction of the ask, a bid may stand above the ask."""
+
+SMALLEST: Final = 1e-18
+GREATEST: Final = 1e18
 
 UNKNOWN: Final = nan
 """Stands for a bid, an ask, a volume or a time that the message does not carry."""
@@ -57,15 +62,15 @@ def fault_in(price: float, bid: float, ask: float) -> str | None:
 
     NaN for both bid and ask means that the source has no book; NaN for one of them is L{NO_QUOTE}.
     """
-    if not price > 0.0:
+    if not price >= SMALLEST:
         return NO_PRICE if price != price else NOT_POSITIVE
-    if bid <= ask and bid > 0.0 and price < inf and ask < inf:
+    if bid <= ask and bid >= SMALLEST and price <= GREATEST and ask <= GREATEST:
         return None
-    if price == inf or bid == inf or ask == inf:
+    if price > GREATEST or bid > GREATEST or ask > GREATEST:
         return NOT_FINITE
     if bid != bid or ask != ask:
         return None if bid != bid and ask != ask else NO_QUOTE
-    if not (bid > 0.0 and ask > 0.0):
+    if not (bid >= SMALLEST and ask >= SMALLEST):
         return NOT_POSITIVE
     return CROSSED if bid > ask * (1.0 + CROSSED_BEYOND_SENSE) else None
 

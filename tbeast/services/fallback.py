@@ -225,6 +225,8 @@ class Fallback:
             self._tell(exchange, len(late))
             if late and not desk.shut():
                 wanted = [source.symbol for source in late if desk.may_ask(source.symbol)]
+                # Those for which an answer never comes are asked for in turn with the others, not before them.
+                wanted.sort(key=lambda symbol, asked=desk.asked_at: asked.get(symbol, float("-inf")))  # type: ignore[misc]
                 self._ask(desk, wanted, desk.room())
 
     def seed(self, exchange: str, symbols: tuple[str, ...]) -> None:

@@ -3,13 +3,17 @@
 REST is asked at the asset's home first, then at L{tbeast.domain.pricing.TRUST} in order; each has
 L{PATIENCE_SECONDS}, and all together have L{DEADLINE_SECONDS}. However many wait for one asset, it is fetched once;
 and after a fetch that found nothing, nothing is fetched for L{NOTHING_SECONDS}.
+
+The cache has L{CACHE_PATIENCE_SECONDS}, and nobody waits for what is written to it. What it says of ages is believed
+only as far as this node's own clock and limits allow: an observation from the future is a clock that goes wrong.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Awaitable, Mapping
+from typing import Final, TypeVar
 
+from attrs import evolve
 from twisted.internet import defer
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.interfaces import IReactorTime
@@ -28,11 +32,16 @@ from tbeast.services.fallback import RestDesk
 
 PATIENCE_SECONDS: Final = 1.5
 DEADLINE_SECONDS: Final = 6.0
+CACHE_PATIENCE_SECONDS: Final = 0.5
+CLOCKS_APART_SECONDS: Final = 2.0
+"""How far the clocks of two nodes may differ; a price seen later than this from now is not believed."""
 NOTHING_SECONDS: Final = 1.0
 MEMORY: Final = "memory"
 CACHE: Final = "cache"
 REST: Final = "rest"
 NOWHERE: Final = "nowhere"
+
+_T = TypeVar("_T")
 
 
 def givable(quote: Quote | None, now: float) -> bool:
@@ -91,20 +100,44 @@ class PriceLookup:
     async def _fetch(self, asset: str) -> None:
         tier, quote = NOWHERE, None
         try:
-            cached = await self._cache.get(asset)
-            quote = None if cached is None else cachedprices.decode(asset, cached)
-            now = self._now()
-            if quote is not None and givable(quote, now) and now - quote.observed_at <= self._max_age():
+            quote = await self._cached(asset)
+            if quote is not None:
                 tier = CACHE
             else:
                 quote = await self._ask(asset)
                 if quote is not None:
                     tier = REST
-                    await self._cache.set(asset, cachedprices.encode(quote), int(self._max_age()))
         finally:
             for waiting in self._waiting.pop(asset):
                 self._counters.count("lookups", tier)
                 waiting.callback(quote)
+        if quote is not None and tier == REST:
+            stored = self._cache.set(asset, cachedprices.encode(quote), int(self._max_age()))
+            await self._in_time(stored, CACHE_PATIENCE_SECONDS)
+
+    async def _cached(self, asset: str) -> Quote | None:
+        """What another node has stored, if it may still be given out by this node's clock and this node's limits."""
+        try:
+            text = await self._in_time(self._cache.get(asset), CACHE_PATIENCE_SECONDS)
+        except Exception:
+            self.log.failure("the cache cannot be asked for {asset}", asset=asset)
+            return None
+        quote = None if text is None else cachedprices.decode(asset, text)
+        now = self._now()
+        if quote is None or quote.observed_at - now > CLOCKS_APART_SECONDS:
+            return None
+        observed_at = min(quote.observed_at, now)
+        fresh_until = min(quote.fresh_until, observed_at + self._max_age())
+        quote = evolve(quote, observed_at=observed_at, fresh_until=fresh_until)
+        return quote if givable(quote, now) else None
+
+    def _in_time(self, awaited: Awaitable[_T], seconds: float) -> Deferred[_T]:
+        """C{awaited}, broken off after C{seconds} with a L{defer.TimeoutError}."""
+
+        async def wait() -> _T:
+            return await awaited
+
+        return ensureDeferred(wait()).addTimeout(seconds, self._clock)
 
     def _max_age(self) -> float:
         return self._board.limits.max_age_seconds
@@ -118,12 +151,15 @@ class PriceLookup:
             desk = self._desks.get(source.exchange)
             if desk is None or desk.shut() or source.halted:
                 continue
-            if self._now() - began > DEADLINE_SECONDS:
+            left = DEADLINE_SECONDS - (self._now() - began)
+            if left < PATIENCE_SECONDS / 10:
                 break
-            asking = ensureDeferred(desk.ask([source.symbol])).addTimeout(PATIENCE_SECONDS, self._clock)
             try:
-                await asking
+                await self._in_time(desk.ask([source.symbol]), min(PATIENCE_SECONDS, left))
             except (FetchError, defer.TimeoutError):
+                continue
+            except Exception:
+                self.log.failure("asking {exchange} for {asset} failed", exchange=source.exchange, asset=asset)
                 continue
             quote = self._remembered(asset)
             if quote is not None:

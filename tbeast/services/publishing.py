@@ -4,6 +4,8 @@ A tick marks its asset; the marked ones are priced together in the reactor's nex
 L{INTERVAL_SECONDS}, so that a burst of ticks of one asset costs one quote. Once a second everything is priced and
 reviewed anew, because time alone makes prices old, sources suspect and connections lost. Nothing that answers questions
 waits for any of this.
+
+An asset that cannot be priced is taken from the shelf, and keeps none of the others from being priced.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from tbeast.domain.suspicion import Change
 from tbeast.interfaces import Now
 
 INTERVAL_SECONDS: Final = 0.01
+SLICES: Final = 10
 NAMED: Final = 12
 """How many assets a log line names."""
 
@@ -58,10 +61,13 @@ class Publishing(Service):
         self._counters = counters
         self._clock = clock
         self._now = now
-        self._order = {code: place for place, code in enumerate(board.codes())}
+        self._codes = board.codes()
+        self._order = {code: place for place, code in enumerate(self._codes)}
+        self._slice = 0
         self._planned: IDelayedCall | None = None
         self._flushed_at = float("-inf")
         self._turned: dict[tuple[str, str], list[str]] = {}
+        self._failing: set[str] = set()
 
     def startService(self) -> None:
         """Begin to listen to the board."""
@@ -79,16 +85,30 @@ class Publishing(Service):
             self._planned = None
 
     def sweep(self) -> None:
-        """Bring everything up to date; to be called once a second."""
-        now = self._now()
-        for delay in self._board.delays.values():
-            delay.turn(now)
-        for code in self._order:
-            for change in self._pricer.review(code, now):
-                self._tell(change)
-        self._board.dirty.update(self._order)
-        self.publish()
+        """Bring everything up to date."""
+        for _ in range(SLICES):
+            self.sweep_slice()
         self._tell_turns()
+
+    def sweep_slice(self) -> None:
+        """Bring the next of L{SLICES} parts up to date; to be called so often a second.
+
+        In parts, because nobody's question shall wait for all of it.
+        """
+        now = self._now()
+        if self._slice == 0:
+            self._board.turn(now)
+            self._tell_turns()
+        codes = self._codes[self._slice :: SLICES]
+        self._slice = (self._slice + 1) % SLICES
+        for code in codes:
+            try:
+                for change in self._pricer.review(code, now):
+                    self._tell(change)
+            except Exception:
+                self._failed(code)
+        self._board.dirty.update(codes)
+        self.publish()
 
     def publish(self) -> None:
         """Price the assets of which something new is known, and put them on the shelf."""
@@ -96,9 +116,24 @@ class Publishing(Service):
         dirty = sorted(self._board.dirty, key=self._order.__getitem__)
         self._board.dirty.clear()
         for code in dirty:
-            quote = self._pricer.quote(code, now)
-            if quote is not None and code in self._board.assets.assets:
-                self._put(code, quote)
+            try:
+                quote = self._pricer.quote(code, now)
+                if code not in self._board.assets.assets:
+                    continue
+                if quote is None:
+                    self._shelf.take_down(code)
+                else:
+                    self._put(code, quote)
+                self._failing.discard(code)
+            except Exception:
+                self._shelf.take_down(code)
+                self._failed(code)
+
+    def _failed(self, code: str) -> None:
+        self._counters.count("service_failures", "publish")
+        if code not in self._failing:
+            self._failing.add(code)
+            self.log.failure("{asset} cannot be priced; it is tried again with all that is heard of it", asset=code)
 
     def _put(self, code: str, quote: Quote) -> None:
         before = self.last.get(code)
@@ -120,12 +155,7 @@ class Publishing(Service):
     def _flush(self) -> None:
         self._planned = None
         self._flushed_at = self._clock.seconds()
-        try:
-            self.publish()
-        except Exception:
-            # The board's marks are gone, but the sweep marks everything again within the second.
-            self._counters.count("service_failures", "publish")
-            self.log.failure("publishing failed; it is taken up again")
+        self.publish()
 
     def _tell(self, change: Change) -> None:
         source = change.source

@@ -100,6 +100,28 @@ class CombineTests(SynchronousTestCase):
         chance.shuffle(shuffled)
         self.assertAlmostEqual(combine(values).price / combine(shuffled).price, 1.0, places=9)
 
+    def test_the_mute_hold_the_price(self) -> None:
+        got = combine([200.0, 100.1], mute=[100.0])  # the first of two would win
+        self.assertEqual((got.price, got.middle, got.used), (100.1, (1,), (0, 1)))
+        got = combine([300.0, 300.0, 100.1], mute=[100.0, 100.0])
+        self.assertEqual((got.price, got.middle, got.set_aside), (100.1, (2,), (2,)))
+        self.assertEqual(combine([7.0], mute=[100.0, 101.0])[:4], (100.0, (0,), (), (1,)))
+
+    def test_the_mute_do_not_vote(self) -> None:
+        self.assertEqual(combine([100.0, 101.0, 102.0], mute=[90.0]).price, 101.0)
+        self.assertEqual(combine([100.0], mute=[90.0]).price, 100.0)  # of two none holds the other
+
+    @settings(deadline=None, max_examples=500)
+    @given(elections(), st.integers(0, 12))
+    def test_whoever_is_mute_a_minority_cannot_leave_the_honest_range(
+        self, election: tuple[list[float], list[float]], voters: int
+    ) -> None:
+        honest, values = election
+        voters = max(1, min(voters, len(values)))
+        got = combine(values[:voters], 0.0, values[voters:])
+        self.assertGreaterEqual(got.price, min(honest) * (1 - 1e-12))
+        self.assertLessEqual(got.price, max(honest) * (1 + 1e-12))
+
 
 class NoiseTests(SynchronousTestCase):
     def judged(self, count: int, sigma_bp: float, seconds: int = 4000) -> tuple[int, int, float]:

@@ -59,6 +59,28 @@ class PutTests(SynchronousTestCase):
         self.assertEqual(self.put(100.0, START), DUPLICATE)
         self.assertEqual(self.source().heard_at, START)
 
+    def test_nor_does_it_after_a_rest_answer(self) -> None:
+        self.put(100.0, START)
+        self.scene.now += 6
+        self.assertIsNone(self.put(105.0, UNKNOWN, REST))
+        self.scene.now += 1
+        self.assertEqual(self.put(100.0, START), DUPLICATE)
+        self.assertEqual((self.source().raw, self.source().via), (105.0, REST))
+        self.assertIsNone(self.put(106.0, START))
+
+    def test_without_a_book_the_same_is_the_same(self) -> None:
+        tick = Tick("gemini", "btcusd", 100.0, UNKNOWN, UNKNOWN, UNKNOWN, START, START)
+        self.assertIsNone(self.board.put(tick, WS))
+        self.assertEqual(self.board.put(tick, WS), DUPLICATE)
+        self.assertIsNone(self.board.put(tick._replace(exchange_time=START + 9, heard_at=START + 9), WS))
+        self.assertEqual(self.source("gemini").changed_at, START)
+        self.assertIsNone(
+            self.board.put(tick._replace(bid=99.0, ask=101.0, exchange_time=UNKNOWN, heard_at=START + 10), WS)
+        )
+        self.assertEqual(self.source("gemini").changed_at, START + 10)
+        self.assertIsNone(self.board.put(tick._replace(exchange_time=UNKNOWN, heard_at=START + 11), WS))
+        self.assertEqual(self.source("gemini").changed_at, START + 11)
+
     def test_the_same_price_at_a_later_time_does(self) -> None:
         self.put(100.0, START)
         self.scene.now += 30
@@ -100,6 +122,18 @@ class PutTests(SynchronousTestCase):
         self.put(100.0, START)
         self.scene.disconnect("kraken")
         self.assertIsNone(self.put(99.0, UNKNOWN, REST))
+
+    def test_a_feed_that_lags_does_not_replace_what_rest_said_since(self) -> None:
+        for second in range(1, 60):
+            self.scene.now += 1
+            self.put(100.0 + second, START + min(second, 10 + second / 10))
+            self.board.turn(self.scene.now)
+        self.assertGreater(self.source().delay.seconds, 20.0)
+        self.assertIn(self.source(), self.board.late("kraken", self.scene.now))
+        self.assertIsNone(self.put(200.0, UNKNOWN, REST))
+        self.scene.now += 1
+        self.assertEqual(self.put(150.0, START + 16), SUPERSEDED)
+        self.assertEqual(self.source().raw, 200.0)
 
     def test_a_reconnect_forgets_the_order_of_the_old_connection(self) -> None:
         self.put(100.0, START)
@@ -191,3 +225,54 @@ class LateTests(SynchronousTestCase):
 
     def test_codes_name_the_stablecoins_first(self) -> None:
         self.assertEqual(self.board.codes(), ("USDT", "USDC", "BTC", "ETH", "SKL", "NOT"))
+
+
+class DelayTests(SynchronousTestCase):
+    """Every connection has its own delay: most exchanges need several connections."""
+
+    def setUp(self) -> None:
+        self.scene = Scene(connect=False)
+        self.board = self.scene.board
+        self.behind = dict.fromkeys(("BTC", "ETH"), 0.0)
+
+    def delay(self, asset: str) -> float:
+        return next(source for source in self.board.sources[asset] if source.exchange == "coinbase").delay.seconds
+
+    def play(self, seconds: int, behind: str = "") -> None:
+        for _ in range(seconds):
+            self.scene.now += 1
+            for asset in self.behind:
+                self.behind[asset] += 0.9 * (asset == behind)
+                self.scene.tick("coinbase", asset, 100.0 + self.scene.now % 7, lag=0.1 + self.behind[asset])
+            self.board.turn(self.scene.now)
+
+    def test_a_prompt_connection_hides_no_slow_one(self) -> None:
+        for symbol in ("BTC-USD", "ETH-USD"):
+            self.board.connected("coinbase", (symbol,), self.scene.now)
+        self.play(10)
+        self.play(50, behind="BTC")
+        self.assertGreater(self.delay("BTC"), 35.0)
+        self.assertLess(self.delay("ETH"), 0.1)
+
+    def test_a_symbol_that_joins_a_connection_makes_nobody_forget(self) -> None:
+        self.board.connected("coinbase", ("BTC-USD", "ETH-USD"), self.scene.now)
+        self.play(10)
+        self.behind = {"BTC": 0.0}
+        self.play(50, behind="BTC")
+        self.board.disconnected("coinbase", ("ETH-USD",), self.scene.now)
+        self.board.connected("coinbase", ("ETH-USD",), self.scene.now)
+        self.play(1)
+        self.assertGreater(self.delay("BTC"), 35.0)
+        self.assertEqual(self.delay("ETH"), self.delay("BTC"))
+
+    def test_a_new_connection_begins_anew(self) -> None:
+        self.test_a_prompt_connection_hides_no_slow_one()
+        self.board.disconnected("coinbase", ("BTC-USD",), self.scene.now)
+        self.board.connected("coinbase", ("BTC-USD",), self.scene.now)
+        self.assertEqual(self.delay("BTC"), 0.0)
+
+    def test_an_infinite_time_teaches_nothing(self) -> None:
+        self.board.connected("coinbase", ("BTC-USD",), self.scene.now)
+        self.scene.tick("coinbase", "BTC", 100.0, lag=float("-inf"))
+        self.board.turn(self.scene.now)
+        self.assertEqual(self.delay("BTC"), 0.0)

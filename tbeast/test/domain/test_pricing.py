@@ -87,6 +87,28 @@ class QuoteTests(PricingCase):
             self.assertLessEqual(quote.bid, quote.price)
             self.assertGreaterEqual(quote.ask, quote.price)
 
+    def test_three_that_do_not_agree_are_not_good(self) -> None:
+        self.scene.say("BTC", coinbase=100.0, kraken=110.0, gemini=120.0)
+        self.assertEqual((self.quote().price, self.quote().quality), (110.0, "degraded"))
+        self.scene.say("BTC", coinbase=100.0, kraken=100.0, gemini=50.0, cryptocom=50.0)
+        self.assertEqual(self.quote().quality, "degraded")
+        self.scene.say("BTC", coinbase=100.0, kraken=100.0, gemini=99.5, cryptocom=99.5)
+        self.assertEqual(self.quote().quality, "degraded")
+        self.scene.say("BTC", coinbase=100.0, kraken=100.0, gemini=99.7, cryptocom=99.7)
+        self.assertEqual(self.quote().quality, "good")
+
+    def test_sources_that_are_always_apart_come_to_agree(self) -> None:
+        for second in range(120):
+            self.wait(1)
+            self.scene.say("BTC", coinbase=100.0 + second, kraken=100.3 + second, gemini=99.7 + second)
+            self.assertEqual(self.quote().set_aside, ())
+        self.assertEqual(self.quote().quality, "good")
+
+    def test_volumes_without_sense_add_up_to_none(self) -> None:
+        for exchange in ("coinbase", "kraken", "gemini"):
+            self.scene.tick(exchange, "BTC", 100.0, volume=1e308)
+        self.assertIsNone(self.quote().volume)
+
     def test_prices_have_no_made_up_digits(self) -> None:
         self.assertEqual(rounded(0.1 + 0.2), 0.3)
         self.assertEqual(rounded(1.2345678901234e-05), 1.23456789e-05)
@@ -125,6 +147,52 @@ class ConversionTests(PricingCase):
         self.assertIsNone(self.scene.pricer.rate("USDT", self.scene.now))
         self.assertEqual(self.scene.pricer.rate("USD", self.scene.now), 1.0)
         self.assertIsNone(self.scene.pricer.rate("EUR", self.scene.now))
+
+    def test_a_quote_lives_no_longer_than_its_rate(self) -> None:
+        self.wait(50)
+        self.scene.say("NOT", gateio=100.0, okx=100.0)
+        quote = self.quote("NOT")
+        self.assertEqual((quote.observed_at, quote.fresh_until), (START + 50, START + 60))
+        self.scene.say("NOT", kraken=100.0)
+        self.assertEqual(self.scene.pricer.single("NOT", "kraken", START + 50).fresh_until, START + 110)  # type: ignore[union-attr]
+
+
+class ThinRateTests(PricingCase):
+    """A rate of one or two sources must not make a rogue of all that is quoted in it."""
+
+    def setUp(self) -> None:
+        self.scene = Scene()
+
+    def rate(self, **rates: float) -> None:
+        self.scene.say("USDT", **rates)
+        self.scene.pricer.quote("USDT", self.scene.now)
+
+    def test_one_of_three_cannot_speak_for_two_by_the_rate(self) -> None:
+        self.rate(kraken=2.0, okx=1.0)
+        self.scene.say("NOT", kraken=200.0, gateio=100.0, okx=100.0)
+        quote = self.quote("NOT")
+        self.assertEqual((quote.quality, quote.used), ("single_source", ("kraken",)))
+        self.assertEqual(self.scene.verdicts("NOT"), {"kraken": "used", "gateio": "no_rate", "okx": "no_rate"})
+
+    def test_where_there_is_nothing_else_it_serves_but_never_as_good(self) -> None:
+        self.rate(okx=0.99)
+        self.scene.say("BTC", gateio=100.0, okx=100.0)
+        quote = self.quote()
+        self.assertEqual((quote.price, quote.quality), (99.0, "degraded"))
+        self.assertEqual(self.scene.pricer.single("BTC", "okx", self.scene.now).price, 99.0)  # type: ignore[union-attr]
+        why = {view.why for view in self.scene.pricer.explain("BTC", self.scene.now)[1]}
+        self.assertIn("the dollar rate of USDT rests on too few sources", why)
+
+    def test_a_well_founded_rate_is_not_replaced_while_it_is_fresh(self) -> None:
+        self.scene.tether(1.0)
+        for exchange in ("coinbase", "gemini", "cryptocom", "okx"):
+            self.scene.board.disconnected(exchange, (self.scene.symbol(exchange, "USDT"),), self.scene.now)
+        self.wait(20)
+        self.rate(kraken=0.5)
+        self.assertEqual(self.scene.pricer.rate("USDT", self.scene.now), 1.0)
+        self.wait(41)
+        self.rate(kraken=0.5)
+        self.assertEqual(self.scene.pricer.rate("USDT", self.scene.now), 0.5)
 
 
 class AgeTests(PricingCase):
@@ -175,7 +243,7 @@ class AgeTests(PricingCase):
         for second in range(80):
             self.wait(1)
             self.scene.tick("kraken", "BTC", 100.0 + second, lag=0.1 if second < 10 else second - 10)
-            self.scene.board.delays["kraken"].turn(self.scene.now)
+            self.scene.board.turn(self.scene.now)
         self.assertEqual(self.scene.verdicts("BTC")["kraken"], "stale")
 
     def test_rest_answers_are_not_aged_by_the_sockets_delay(self) -> None:
@@ -201,6 +269,13 @@ class LostTests(PricingCase):
         self.assertEqual(self.scene.verdicts("BTC")["kraken"], "lost")
         self.assertEqual(self.quote().quality, "good")
         self.assertNotIn("kraken", self.quote().used)
+
+    def test_the_dead_that_were_suspect_are_not_asked_again(self) -> None:
+        self.scene.board.sources["BTC"][0].suspect = True
+        for exchange in EXCHANGES:
+            self.scene.disconnect(exchange)
+        self.wait(30)
+        self.assertNotIn("coinbase", self.quote().used)
 
     def test_all_dead_is_served_for_a_while_but_never_as_good(self) -> None:
         for exchange in EXCHANGES:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tbeast.domain.board import WS
+from tbeast.domain.ticks import UNKNOWN, Tick
 from tbeast.test.domain.boards import Scene
 
 
@@ -144,3 +146,98 @@ class ExpelledTests(SynchronousTestCase):
         quote = self.scene.pricer.quote("BTC", self.scene.now)
         assert quote is not None
         self.assertEqual((quote.quality, round(quote.price)), ("stale", 100))
+
+    def test_two_camps_expel_nobody(self) -> None:
+        self.assertEqual(self.watch(60, coinbase=100.0, kraken=100.0, gemini=130.0, cryptocom=130.0), [])
+
+    def test_no_majority_no_expulsion(self) -> None:
+        self.assertEqual(self.watch(60, coinbase=100.0, kraken=150.0, gemini=200.0), [])
+
+    def test_who_was_expelled_by_a_passing_majority_comes_back(self) -> None:
+        self.assertEqual(self.watch(15, coinbase=100.0, okx=200.0, gateio=200.0), ["coinbase expelled"])
+        changes = self.watch(30, coinbase=100.0, kraken=100.0, gemini=100.0, okx=200.0, gateio=200.0)
+        self.assertEqual(sorted(changes), ["coinbase readmitted", "gateio expelled", "okx expelled"])
+
+    def test_until_then_it_holds_the_price(self) -> None:
+        self.watch(15, coinbase=100.0, okx=200.0, gateio=200.0)
+        self.watch(1, coinbase=100.0, kraken=100.1, gemini=100.1, okx=200.0, gateio=200.0)
+        quote = self.scene.pricer.quote("BTC", self.scene.now)
+        assert quote is not None
+        self.assertAlmostEqual(quote.price, 100.1)
+
+    def test_on_end_means_without_an_absence(self) -> None:
+        self.watch(2, coinbase=100.0, kraken=100.0, gemini=150.0)
+        self.scene.disconnect("gemini")
+        self.watch(30, coinbase=100.0, kraken=100.0)
+        self.scene.connect("gemini")
+        self.assertEqual(self.watch(5, coinbase=100.0, kraken=100.0, gemini=150.0), [])
+
+
+class ConspiracyTests(SynchronousTestCase):
+    """Rogues that go along with an honest mover, so that the quiet ones look frozen, and then run away alone."""
+
+    def setUp(self) -> None:
+        self.scene = Scene()
+
+    def follow(self, asset: str, quiet: tuple[str, ...], moving: tuple[str, ...], seconds: int = 8) -> list[str]:
+        self.scene.tether(1.0)
+        self.scene.say(asset, **dict.fromkeys(quiet + moving, 100.0))
+        changes = self.scene.review(asset)
+        for step in range(seconds):
+            self.scene.now += 1
+            self.scene.tether(1.0)
+            self.scene.say(asset, **dict.fromkeys(moving, 100.02 + 0.02 * step))
+            changes += self.scene.review(asset)
+        return changes
+
+    def test_a_rogue_home_gains_nothing_by_making_the_third_suspect(self) -> None:
+        self.assertEqual(self.follow("SKL", ("gateio",), ("gemini", "coinbase")), ["gateio suspect"])
+        self.scene.say("SKL", gemini=200.0)
+        quote = self.scene.pricer.quote("SKL", self.scene.now)
+        assert quote is not None
+        self.assertEqual((quote.price, quote.quality, quote.source), (100.16, "degraded", "coinbase-ws"))
+        assert quote.ask is not None
+        self.assertLess(quote.ask, 101.0)
+
+    def test_nor_do_two_of_five(self) -> None:
+        moving = ("kraken", "gemini", "gateio")
+        self.assertEqual(len(self.follow("BTC", ("coinbase", "cryptocom"), moving)), 2)
+        self.scene.say("BTC", kraken=300.0, gemini=300.0)
+        quote = self.scene.pricer.quote("BTC", self.scene.now)
+        assert quote is not None
+        self.assertEqual((quote.price, quote.quality), (100.16, "degraded"))
+        assert quote.ask is not None
+        self.assertLess(quote.ask, 101.0)
+
+    def test_witnesses_must_be_most_of_those_who_are_there_now(self) -> None:
+        self.scene.say("BTC", coinbase=100.0, kraken=100.0, gemini=100.0)
+        self.scene.review("BTC")
+        self.scene.say("BTC", cryptocom=100.0, okx=100.0)  # later than what coinbase is measured from
+        self.scene.tether(1.0)
+        changes = []
+        for step in range(9):
+            self.scene.now += 1
+            self.scene.say("BTC", kraken=100.1 + step, gemini=100.1 + step)
+            changes += self.scene.review("BTC")
+        self.assertEqual(changes, [])
+
+    def test_a_move_of_the_dollar_rate_is_no_move(self) -> None:
+        self.scene.tether(1.0)
+        self.scene.say("NOT", kraken=100.0, gateio=100.0, okx=100.0)
+        changes = self.scene.review("NOT")
+        for step in range(12):
+            self.scene.now += 1
+            self.scene.tether(1.0012)
+            self.scene.say("NOT", gateio=100.0 + step * 1e-6, okx=100.0 + step * 1e-6)
+            changes += self.scene.review("NOT")
+        self.assertEqual(changes, [])
+
+    def test_to_have_no_book_hides_nobody(self) -> None:
+        changes = []
+        for step in range(20):
+            self.scene.now += 1
+            self.scene.say("BTC", coinbase=100.0 + step * 0.02, kraken=100.0 + step * 0.02)
+            tick = Tick("gemini", "btcusd", 100.0, UNKNOWN, UNKNOWN, UNKNOWN, self.scene.now, self.scene.now)
+            self.assertIsNone(self.scene.board.put(tick, WS))
+            changes += self.scene.review("BTC")
+        self.assertEqual(changes, ["gemini suspect"])

@@ -12,10 +12,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from tbeast.domain.ticks import (
     CROSSED,
     CROSSED_BEYOND_SENSE,
+    GREATEST,
     NO_PRICE,
     NO_QUOTE,
     NOT_FINITE,
     NOT_POSITIVE,
+    SMALLEST,
     TICK_FAULTS,
     UNKNOWN,
     fault_in,
@@ -36,6 +38,7 @@ class FaultInTests(SynchronousTestCase):
             (100.0, 100.4, 100.0),  # crossed by a hair
             (100.0, 100.49, 100.0),  # and just below the limit
             (1e-9, 9e-10, 1.1e-9),
+            (SMALLEST, SMALLEST, GREATEST),
         ):
             self.assertIsNone(fault_in(price, bid, ask), (price, bid, ask))
 
@@ -61,6 +64,10 @@ class FaultInTests(SynchronousTestCase):
             (100.0, inf, inf, NOT_FINITE),
             (100.0, inf, nan, NOT_FINITE),
             (100.0, -inf, 101.0, NOT_POSITIVE),
+            (5e-324, nan, nan, NOT_POSITIVE),  # a product with it can be zero
+            (100.0, 1e-300, 101.0, NOT_POSITIVE),
+            (1e308, nan, nan, NOT_FINITE),  # a sum with it can be infinite
+            (100.0, 99.0, 1e300, NOT_FINITE),
             (100.0, 100.51, 100.0, CROSSED),
             (100.0, 101.0, 1.0, CROSSED),
         ):

@@ -205,6 +205,22 @@ class FallbackTests(SynchronousTestCase):
         self.fallback.look()
         self.assertEqual(self.counter.asked, [])
 
+    def test_those_that_never_answer_keep_nobody_from_being_asked(self) -> None:
+        slow = desk(
+            PlainExchange("kraken", Rate(1, 2.0), bulk=100), self.counter, self.scene.board, self.counters, self.clock,
+            START,
+        )  # fmt: skip
+        fallback = Fallback(self.scene.board, [slow], lambda: self.scene.now)
+        self.scene.say("ETH", kraken=10.0)  # heard once, and therefore the last of the late
+        self.wait(50)
+        for _ in range(6):
+            fallback.look()
+            self.wait(2.1)
+            for url in self.counter.pending():
+                self.counter.answer(url, {})
+        self.assertIn("http://kraken/ETH/USD", self.counter.asked)
+        fallback.stop()
+
     def test_the_late_are_asked_for_and_no_longer_when_the_feed_is_back(self) -> None:
         self.wait(6)
         self.scene.say("BTC", kraken=100.0, okx=100.0)

@@ -720,12 +720,24 @@ class DefectTests(FeedCase):
     def test_a_flood_ends_its_connection(self) -> None:
         peer = self.go_live()
         frame = b'{"tick": "A"}'
-        for _ in range(MOST_FRAMES_PER_SECOND + 1):
-            peer.say(frame)
         self.clock.advance(1)
+        for _ in range(MOST_FRAMES_PER_SECOND):
+            peer.say(frame)
+        self.assertFalse(peer.aborted)
+        peer.say(frame)
         self.assertTrue(peer.aborted)
+        for _ in range(10):
+            peer.say(frame)
         self.clock.advance(0)
         self.assertIn("flood", self.feed.why)
+
+    def test_what_piled_up_while_we_were_held_up_is_no_flood(self) -> None:
+        """As many frames as ten seconds may bring, all at once after these ten seconds."""
+        peer = self.go_live()
+        self.clock.rightNow += 10.0
+        for _ in range(MOST_FRAMES_PER_SECOND * 2):
+            peer.say(b'{"tick": "A"}')
+        self.assertFalse(peer.aborted)
 
 
 class StatusTests(FeedCase):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from attrs import evolve
+from twisted.internet import defer
 from twisted.internet.defer import Deferred, ensureDeferred, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -8,7 +9,14 @@ from twisted.trial.unittest import SynchronousTestCase
 from tbeast.codecs import cachedprices
 from tbeast.domain.counters import Counters
 from tbeast.domain.quotes import Quote
-from tbeast.services.pricelookup import NOTHING_SECONDS, PATIENCE_SECONDS, PriceLookup, givable
+from tbeast.services.pricelookup import (
+    CACHE_PATIENCE_SECONDS,
+    DEADLINE_SECONDS,
+    NOTHING_SECONDS,
+    PATIENCE_SECONDS,
+    PriceLookup,
+    givable,
+)
 from tbeast.test.domain.boards import START, Scene
 from tbeast.test.services.desks import Counter, PlainExchange, desk
 
@@ -92,6 +100,50 @@ class LookupTests(SynchronousTestCase):
         self.wait(61)
         self.find()
         self.assertEqual(self.counter.asked, ["http://kraken/ETH/USD"])
+
+    def test_a_cached_price_from_the_future_is_none(self) -> None:
+        self.cache.kept["ETH"] = self.stored(observed_at=START + 3600, fresh_until=START + 3660)
+        self.find()
+        self.assertEqual(self.counter.asked, ["http://kraken/ETH/USD"])
+
+    def test_a_hair_from_the_future_is_now(self) -> None:
+        self.cache.kept["ETH"] = self.stored(observed_at=START + 1, fresh_until=START + 1e6)
+        quote = self.found()
+        self.assertEqual((quote.observed_at, quote.fresh_until), (START, START + 60))
+
+    def test_a_cache_that_never_answers_is_not_waited_for(self) -> None:
+        never: Deferred[bytes | None] = Deferred()
+        self.cache.get = lambda asset: never  # type: ignore[method-assign]
+        finding = self.find()
+        self.assertEqual(self.counter.asked, [])
+        self.wait(CACHE_PATIENCE_SECONDS)
+        self.counter.answer("kraken", {"ETH/USD": 10.0})
+        self.assertEqual(self.successResultOf(finding).price, 10.0)  # type: ignore[union-attr]
+        self.assertEqual(len(self.flushLoggedErrors(defer.TimeoutError)), 1)
+
+    def test_nobody_waits_for_what_is_written_to_the_cache(self) -> None:
+        never: Deferred[None] = Deferred()
+        self.cache.set = lambda asset, value, seconds_to_live: never  # type: ignore[method-assign]
+        finding = self.find()
+        self.counter.answer("kraken", {"ETH/USD": 10.0})
+        self.assertEqual(self.successResultOf(finding).price, 10.0)  # type: ignore[union-attr]
+        self.wait(CACHE_PATIENCE_SECONDS)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.flushLoggedErrors(defer.TimeoutError)
+
+    def test_an_answer_that_breaks_the_codec_leads_to_the_next_exchange(self) -> None:
+        finding = self.find()
+        self.counter.answer("kraken", ["no", "object"])
+        self.assertEqual(len(self.flushLoggedErrors(AttributeError)), 1)
+        self.counter.answer("coinbase", {"ETH-USD": 11.0})
+        self.assertEqual(self.successResultOf(finding).price, 11.0)  # type: ignore[union-attr]
+
+    def test_all_together_have_their_deadline(self) -> None:
+        finding = self.find("BTC")
+        while not finding.called:
+            self.wait(0.25)
+        self.assertEqual(self.clock.seconds(), DEADLINE_SECONDS)
+        self.assertEqual(len(self.counter.asked), 4)
 
     def test_garbage_in_the_cache_is_none(self) -> None:
         self.cache.kept["ETH"] = b"{}"

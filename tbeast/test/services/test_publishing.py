@@ -6,7 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tbeast.domain.counters import Counters
 from tbeast.domain.quotes import Quote
 from tbeast.domain.readyreplies import Shelf, body
-from tbeast.services.publishing import INTERVAL_SECONDS, Publishing
+from tbeast.services.publishing import INTERVAL_SECONDS, SLICES, Publishing
 from tbeast.test.domain.boards import Scene
 from tbeast.testing.logs import listen
 
@@ -90,6 +90,17 @@ class PublishingTests(SynchronousTestCase):
         self.publishing.sweep()
         self.assertEqual(self.shown("BTC"), "BTC 100.0 6.000 degraded")
 
+    def test_a_sweep_in_slices_leaves_nobody_out(self) -> None:
+        for exchange in ("kraken", "coinbase"):
+            for asset in ("BTC", "ETH"):
+                self.scene.tick(exchange, asset, 100.0)
+        self.clock.advance(INTERVAL_SECONDS)
+        self.scene.now += 61
+        for _ in range(SLICES):
+            self.publishing.sweep_slice()
+        self.assertEqual(self.shelf.replies, {})
+        self.assertEqual({quote.quality for quote in self.publishing.last.values()}, {"stale"})
+
     def test_grave_turns_are_told_once(self) -> None:
         self.scene.tick("kraken", "BTC", 100.0)
         self.scene.tick("kraken", "ETH", 100.0)
@@ -113,6 +124,36 @@ class PublishingTests(SynchronousTestCase):
             self.scene.say("BTC", kraken=100.0, coinbase=100.0, gemini=150.0)
             self.publishing.sweep()
         self.assertIn("BTC: gemini is expelled: +50.0% from the median of 3", self.log.lines)
+
+    def test_what_can_no_longer_be_priced_is_taken_down(self) -> None:
+        for exchange in ("kraken", "okx", "coinbase"):
+            self.scene.tick(exchange, "USDT", 1.0)
+        self.scene.now += 55
+        self.scene.tick("okx", "BTC", 100.0)
+        self.clock.advance(INTERVAL_SECONDS)
+        self.assertIsNotNone(self.shown("BTC"))
+        self.scene.now += 6  # the price is young, the rate is not
+        self.assertIsNone(self.shown("BTC"))
+        self.publishing.sweep()
+        self.assertNotIn("BTC", self.shelf.replies)
+
+    def test_one_asset_that_fails_fails_alone(self) -> None:
+        def broken(quote: Quote) -> tuple[bytes, bytes]:
+            if quote.asset == "BTC" and quote.price > 100.0:
+                raise ValueError("not to be written")
+            return render(quote)
+
+        self.render = broken
+        self.scene.tick("kraken", "BTC", 100.0)
+        self.clock.advance(INTERVAL_SECONDS)
+        self.scene.tick("kraken", "BTC", 200.0)
+        self.scene.tick("kraken", "ETH", 100.0)
+        for _ in range(3):
+            self.publishing.sweep()
+        self.assertIsNotNone(self.shown("ETH"))
+        self.assertIsNone(self.shown("BTC"))
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+        self.assertGreaterEqual(self.counters.value("service_failures", "publish"), 3)
 
     def test_it_goes_on_after_a_failure(self) -> None:
         def broken(quote: Quote) -> tuple[bytes, bytes]:
