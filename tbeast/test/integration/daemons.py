@@ -85,7 +85,7 @@ class Daemon:
         import treq
 
         data = None if body is None else json.dumps(body).encode()
-        response = await treq.request(method, self.control + path, data=data, persistent=False, timeout=10)
+        response = await treq.request(method, self.control + path, data=data, persistent=False, timeout=30)
         text = await response.text()
         if response.code >= 400:
             raise AssertionError(f"the lab answered {response.code}: {text}")

@@ -107,7 +107,7 @@ NO_PRICE = ("no_price", "no_quote", "not_positive", "not_finite", "malformed")
 WRONG_VALUES = (
     Ordeal("drift", judged("set_aside", most=True), 30.0, {"bp_per_second": 20.0}),
     Ordeal("price_scale", judged("expelled", most=True), 25.0, {"factor": 1.5}),
-    Ordeal("price_scale", judged("set_aside", most=True), 20.0, {"factor": 10.0}),
+    Ordeal("price_scale", judged("set_aside", "expelled", most=True), 20.0, {"factor": 10.0}),
     Ordeal("crossed", faulted("crossed"), 10.0),
     Ordeal("garbage", faulted(*NO_PRICE), 10.0, linger=5.0),
     Ordeal("freeze", judged("suspect", "set_aside"), 120.0),
@@ -124,7 +124,7 @@ WRONG_FRAMES = (
     Ordeal("sequence_gap", faulted("sequence_gap"), 10.0, exchanges=("coinbase",)),
     Ordeal("status", judged("halted", most=True), 5.0, exchanges=("kraken",)),
     Ordeal("status", judged("halted", most=True), 5.0, {"system": "cancel_only"}, exchanges=("kraken",)),
-    Ordeal("refuse_symbol", btc_is_named, 60.0, {"asset": "BTC"}, [("disconnect", {})], reconnect=True),
+    Ordeal("refuse_symbol", btc_is_named, 90.0, {"asset": "BTC"}, [("disconnect", {})], reconnect=True),
 )
 
 NOTHING_COMES = (
@@ -164,8 +164,8 @@ class FaultTests(TestCase):
             await daemon.start()
             await daemon.until(lambda: daemon.all_live() and daemon.all_good(), 30.0, "a good start")
             await scenario(daemon, exchange)
-        except AssertionError as error:
-            failures.append(f"{exchange}: {error}")
+        except Exception as error:  # told at the end, with whatever became of the others
+            failures.append(f"{exchange}: {error!r}")
         finally:
             await daemon.stop()
 
