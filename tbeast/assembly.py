@@ -54,6 +54,8 @@ from tbeast.services.pricelookup import PriceLookup
 from tbeast.services.publishing import SLICES, Publishing
 from tbeast.settings import LAB, SERVER_TYPES, ExchangeAddress, Settings
 
+BACKLOG = 1024
+"""How many connections may wait to be taken. Twisted's 50 overflow in a burst; who is left out loses a second."""
 LAB_COMMAND = (sys.executable, "-m", "tbeast.lab", "--parent")
 
 
@@ -229,7 +231,7 @@ class Assembly:
         site = WebSite(
             pages, reactor=self.reactor, now=self.now, new_id=self.new_id, counters=self.counters, service=name
         )
-        where = f"{port}:interface={_quoted(settings.listen)}"
+        where = f"{port}:interface={_quoted(settings.listen)}:backlog={BACKLOG}"
         if secure and settings.tls_cert and settings.tls_key:
             where = f"ssl:{where}:privateKey={_quoted(settings.tls_key)}:certKey={_quoted(settings.tls_cert)}"
         else:

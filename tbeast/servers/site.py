@@ -5,6 +5,9 @@ house. A request must arrive whole within the idle timeout of its first byte, no
 16 KiB and 100 headers, its body at most L{LARGEST_BODY}. A larger body is read away up to L{LARGEST_READ_AWAY} so that
 the client can see the 413; what is larger still is answered at once and cut off. Bytes that are no HTTP get an empty
 400 and an end. HTTP/1.1 only.
+
+Requests may be sent ahead of their answers, but only L{AT_A_TIME} of one client are answered in a turn of the reactor,
+and none while it leaves earlier answers unread: no client keeps the others waiting, nor fills our memory with answers.
 """
 
 from __future__ import annotations
@@ -17,12 +20,14 @@ from typing import Any, ClassVar, Final
 from urllib.parse import unquote_to_bytes
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol, IReactorTime
+from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
+from zope.interface import implementer
 
 from tbeast.codecs import problems
 from tbeast.codecs.problems import Problem
@@ -32,15 +37,89 @@ from tbeast.interfaces import Now
 IDLE_SECONDS: Final = 60
 LARGEST_BODY: Final = 16 * 1024
 LARGEST_READ_AWAY: Final = 1024 * 1024
+MOST_LENGTH_DIGITS: Final = 18
+"""Of a Content-Length. More are far too large in any case, and from 4,300 on Python reads no number in them."""
+AT_A_TIME: Final = 8
 
 _TOO_LARGE: Final = Problem("body_too_large", f"A body has at most {LARGEST_BODY} bytes.")
 
 
+@implementer(IHalfCloseableProtocol)
 class WebChannel(HTTPChannel):
     """One client's connection."""
 
     site: WebSite
     maxHeaders = 100
+    _in_a_row = 0
+    _is_half_closed = False
+    _going_on: IDelayedCall | None = None
+
+    def requestDone(self, request: Request) -> None:
+        """A request was answered: rest before the next, if that is here already and others must have their turn."""
+        more = bool(self._buffer) or any(self._dataBuffer)
+        self._in_a_row = self._in_a_row + 1 if more else 0
+        rests = more and (self._in_a_row >= AT_A_TIME or self._waitingForTransport)
+        if rests:
+            self._in_a_row = 0
+        self.paused = rests
+        super().requestDone(request)  # type: ignore[no-untyped-call]
+        if rests and self.persistent:
+            self._networkProducer.pauseProducing()
+            self._plan()
+        elif self._is_half_closed and not more:
+            self.loseConnection()
+
+    def readConnectionLost(self) -> None:
+        """The client sends no more, but may wait for answers: what it has asked is answered before the end."""
+        self._is_half_closed = True
+        if not self.paused and not self._handlingRequest:
+            self.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        """Our half was closed; we never close it alone."""
+
+    def resumeProducing(self) -> None:
+        """The client has read what was written."""
+        super().resumeProducing()  # type: ignore[no-untyped-call]
+        if self.paused:
+            self._networkProducer.pauseProducing()
+            self._plan()
+
+    def _plan(self) -> None:
+        """Go on in another turn, or when L{resumeProducing} is called."""
+        if self._going_on is None and not self._waitingForTransport:
+            self._going_on = self.site.reactor.callLater(0, self._go_on)
+
+    def _go_on(self) -> None:
+        self._going_on = None
+        transport: Any = self.transport
+        if self._waitingForTransport or transport.disconnecting:
+            return
+        self.paused = False
+        self._networkProducer.resumeProducing()
+        self.dataReceived(b"")  # type: ignore[no-untyped-call]
+        if self._is_half_closed and not self.paused and not self._handlingRequest:
+            self.loseConnection()  # what is left is no whole request
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The client, or we, ended it."""
+        if self._going_on is not None:
+            self._going_on.cancel()
+            self._going_on = None
+        super().connectionLost(reason)  # type: ignore[no-untyped-call]
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        """A line of the head is longer than a head may be."""
+        self._respondToBadRequestAndDisconnect()  # type: ignore[no-untyped-call]
+
+    def headerReceived(self, line: bytes) -> bool:
+        """Take a header; a length with more digits than Python would read is as good as any that is too large."""
+        name, colon, value = line.partition(b":")
+        value = value.strip(b" \t")
+        if len(value) > MOST_LENGTH_DIGITS and name.lower() == b"content-length" and value.isdigit():
+            line = name + colon + b"9" * MOST_LENGTH_DIGITS
+        taken: bool = super().headerReceived(line)  # type: ignore[no-untyped-call]
+        return taken
 
     def resetTimeout(self) -> None:
         """Bytes came in: they put the timeout off if a new request begins with them, and not if one goes on."""
@@ -68,12 +147,23 @@ class WebChannel(HTTPChannel):
             b"HTTP/1.1 413 Request Entity Too Large\r\nServer: tbeast\r\nContent-Type: %b\r\nContent-Length: %d\r\n"
             b"Connection: close\r\n\r\n%b" % (problems.CONTENT_TYPE, len(body), body)
         )
-        self.loseConnection()  # type: ignore[no-untyped-call]
+        self.loseConnection()
 
     def timeoutConnection(self) -> None:
         """End a connection that was idle or too slow; no news, so no log."""
-        self._abortingCall = self.site.reactor.callLater(self.abortTimeout, self.forceAbortClient)
-        self.loseConnection()  # type: ignore[no-untyped-call]
+        self.loseConnection()
+
+    def loseConnection(self) -> None:
+        """End the connection when all is written; who does not read the last of it is cut off after a while."""
+        if self._abortingCall is None:
+            self._abortingCall = self.site.reactor.callLater(self.abortTimeout, self.forceAbortClient)
+        super().loseConnection()  # type: ignore[no-untyped-call]
+
+    def forceAbortClient(self) -> None:
+        """Cut the connection off, with no line in the log."""
+        self._abortingCall = None
+        transport: Any = self.transport
+        transport.abortConnection()
 
 
 class WebRequest(Request):
@@ -115,9 +205,13 @@ class WebRequest(Request):
         self.args = {}
         self.method, self.uri, self.clientproto = command, path, version
         self.path, _, self.query = path.partition(b"?")
-        if self.path.startswith((b"http://", b"https://")):
-            # the form that proxies are asked with, which every server must take
-            self.path = b"/" + self.path.split(b"/", 3)[3] if self.path.count(b"/") > 2 else b"/"
+        if not self.path.startswith(b"/"):
+            if self.path[:8].lower().startswith((b"http://", b"https://")):
+                # the form that proxies are asked with, which every server must take
+                self.path = b"/" + self.path.split(b"/", 3)[3] if self.path.count(b"/") > 2 else b"/"
+            else:
+                # no path: nothing may be found by it
+                self.path = b"//" + self.path
         self.process()
 
     def process(self) -> None:
@@ -164,7 +258,7 @@ class WebRequest(Request):
         self._log.failure("Request {request_id} to {path} failed", reason, request_id=request_id, path=self.path)
         if self.startedWriting:
             if not self.is_gone:
-                self.channel.loseConnection()  # type: ignore[no-untyped-call]
+                self.channel.loseConnection()
         else:
             self.refuse(Problem("internal_error", "The fault is ours, and was noted under this id."), request_id)
 

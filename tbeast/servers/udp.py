@@ -31,6 +31,9 @@ from tbeast.servers.gate import Gate
 SERVICE: Final = "lpo"
 MOST_WAITING: Final = 1_000
 """How many questions may wait for a look-up at a time; more are refused as having no fresh price."""
+AT_A_TIME: Final = 100
+"""How many datagrams are taken before others have their turn. The port itself counts bytes, and so reads small and
+empty ones for as long as they come."""
 
 
 class PriceDatagrams(DatagramProtocol):
@@ -51,9 +54,14 @@ class PriceDatagrams(DatagramProtocol):
         self._now = now
         self._spent = SpentMacs() if spent is None else spent
         self.waiting = 0
+        self._in_a_row = 0
 
     def datagramReceived(self, datagram: bytes, addr: Any) -> None:
         """Answer one datagram, refuse it, or drop it."""
+        self._in_a_row += 1
+        if self._in_a_row >= AT_A_TIME:
+            self._in_a_row = 0
+            self._rest()
         now = self._now()
         question = datagrams.parse(datagram)
         if isinstance(question, str):
@@ -72,6 +80,14 @@ class PriceDatagrams(DatagramProtocol):
             self._answer_several(question, now, len(datagram), addr)
         else:
             self._answer_one(question, now, len(datagram), addr)
+
+    def _rest(self) -> None:
+        """Have the port read no more in this turn of the reactor."""
+        port: Any = self.transport
+        most = getattr(port, "maxThroughput", 0)  # 0 as well when it rests already
+        if most:
+            port.maxThroughput = 0
+            port.reactor.callLater(0, setattr, port, "maxThroughput", most)
 
     def _admitted(self, question: Question, now: float) -> Verdict | str:
         """The verdict on a signed question, or why it is dropped."""

@@ -166,12 +166,9 @@ class FeedLink:
         """Time has passed: ask the codec, and look at what it cannot see."""
         if not self.is_open:
             return
-        seconds = now - self._seen_at
-        frames = self._frames - self._frames_seen
-        self._seen_at, self._frames_seen = now, self._frames
-        if frames > MOST_FRAMES_PER_SECOND * max(1.0, seconds):
-            self.drop(f"flood: {frames} frames in {max(1.0, seconds):.1f} s")
+        if self._is_flood(now):
             return
+        self._seen_at, self._frames_seen = now, self._frames
         try:
             self._take(self._codec.due(now), now)
         except Exception:
@@ -204,6 +201,8 @@ class FeedLink:
         key = self._frames_key
         counts[key] = counts.get(key, 0) + 1
         self._frames += 1
+        if self._frames - self._frames_seen > MOST_FRAMES_PER_SECOND and self._is_flood(now):
+            return  # found at once: a second of it on many connections could take minutes to work through
         try:
             for event in self._codec.received(payload, now):
                 if type(event) is Tick:
@@ -352,6 +351,15 @@ class FeedLink:
             )
 
     # Within.
+
+    def _is_flood(self, now: float) -> bool:
+        """Drop it if more came since the last second's look than anyone honest would send."""
+        seconds = max(1.0, now - self._seen_at)
+        frames = self._frames - self._frames_seen
+        if frames <= MOST_FRAMES_PER_SECOND * seconds:
+            return False
+        self.drop(f"flood: {frames} frames in {seconds:.1f} s")
+        return True
 
     def _broken(self) -> None:
         self._counters.count("service_failures", f"feed {self.name}")

@@ -93,12 +93,13 @@ class OrderedServices(MultiService):
             try:
                 await maybeDeferred(child.privilegedStartService)
                 await maybeDeferred(cast("Any", child.startService))
-            except Exception:
+            except Exception as fault:
                 if child in self._up and not child.running:
                     self._up.remove(child)
                 if not self.running:  # it was our own stop that ended the wait
                     raise
-                self.log.failure("{service} could not start", service=_name(child))
+                # in one line: a port in use is no defect, and whoever is told the error can show where it came from
+                self.log.error("{service} could not start: {fault}", service=_name(child), fault=fault)
                 self._starting = None
                 await self.stopService()
                 raise

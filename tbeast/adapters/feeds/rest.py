@@ -1,8 +1,8 @@
 """Questions to the exchanges over HTTP, carried by treq.
 
-One deadline holds for the whole answer, body included; the body is bounded after decompression as well as before, so
-that a small compressed answer cannot become a large one here. Redirects are not followed and cookies not kept: an
-exchange's REST address answers itself or not at all. Connections are kept and used again.
+One deadline holds for the whole answer, body included. Its head is bounded, and its body after decompression as well as
+before, so that a small compressed answer cannot become a large one here. Redirects are not followed and cookies not
+kept: an exchange's REST address answers itself or not at all. Connections are kept and used again.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from twisted.internet import error
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.internet.interfaces import IProtocol
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger, LogPublisher
 from twisted.python.components import proxyForInterface
 from twisted.python.failure import Failure
+from twisted.web._newclient import HEADER, STATUS, HTTP11ClientProtocol
 from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool, ResponseDone
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
@@ -31,6 +33,7 @@ from tbeast.errors import FetchError
 
 TIMEOUT_SECONDS: Final = 5.0
 MOST_BODY_BYTES: Final = 4 * 1024 * 1024
+MOST_HEAD_BYTES: Final = 128 * 1024
 MOST_CONNECTIONS_PER_HOST: Final = 4
 IDLE_SECONDS: Final = 55  # below the minute after which front ends like to hang up
 
@@ -45,8 +48,37 @@ FETCH_FAULTS: Final = (TIMEOUT, REFUSED, TLS, DNS, TOO_LARGE, BROKEN)
 """Every reason that L{FetchError} has from here."""
 
 
+_UNHEARD: Final = Logger(namespace=__name__, observer=LogPublisher())
+"""For Twisted's parser, which writes a line for every interim answer."""
+
+
+class _BoundedHead(HTTP11ClientProtocol):
+    """Twisted's client, which by itself would take headers, or interim answers, without end."""
+
+    _head_bytes = 0
+
+    def request(self, request: Any) -> Deferred[Any]:
+        asking: Deferred[Any] = super().request(request)
+        if self._parser is not None:
+            self._parser._log = _UNHEARD
+        return asking
+
+    def dataReceived(self, data: bytes) -> None:
+        super().dataReceived(data)  # type: ignore[no-untyped-call]
+        if self._parser is None or self._parser.state not in (STATUS, HEADER):
+            self._head_bytes = 0
+            return
+        self._head_bytes += len(data)
+        if self._head_bytes > MOST_HEAD_BYTES:
+            transport: Any = self.transport
+            transport.abortConnection()
+
+
 class _QuietFactory(HTTPConnectionPool._factory):  # type: ignore[misc, valid-type]
     noisy = False
+
+    def buildProtocol(self, addr: object) -> _BoundedHead:
+        return _BoundedHead(self._quiescentCallback)  # type: ignore[no-untyped-call]
 
 
 class _QuietPool(HTTPConnectionPool):
@@ -283,6 +315,7 @@ def _fetch_error(failure: Failure) -> FetchError:
 _REASONS: Final = (
     ((error.TimeoutError, CancelledError), TIMEOUT),
     ((error.DNSLookupError,), DNS),
+    ((error.ConnectionAborted,), TOO_LARGE),  # by us, for a head without end
     ((error.ConnectionRefusedError,), REFUSED),
     ((SSL.Error, VerificationError), TLS),
 )

@@ -3,7 +3,8 @@
 What is promised to whoever dials: C{closed} comes exactly once and last, in every case, with a reason in few words;
 nothing is heard after an C{abort} or a C{close}; no message is larger, decompressed, than the limit; and neither a
 silent peer nor one that does not read keeps a connection for ever. There is no queue: a frame is passed on as it is
-parsed, so that TCP itself slows down who sends too fast.
+parsed, and after so many of them nothing is read before the next turn of the reactor, so that TCP itself slows down who
+sends too fast, and nobody else has to wait for it.
 
 Every wait runs on the reactor that was handed in. Autobahn's own timers take the global one, and leave a close that the
 peer began but did not finish open for ever.
@@ -37,6 +38,8 @@ from tbeast.interfaces import FrameListener
 MOST_HANDSHAKE_BYTES: Final = 128 * 1024
 DEFAULT_PORTS: Final = {False: 80, True: 443}
 MOST_REASON_CHARACTERS: Final = 120
+FRAMES_A_TURN: Final = 64
+"""How many frames of one connection are taken in a turn of the reactor."""
 
 
 @frozen
@@ -50,6 +53,8 @@ class SocketLimits:
     @ivar silent_seconds: a connection on which nothing at all, not even a pong, came in for so long is dropped.
     @ivar most_message_bytes: the largest message, after decompression.
     @ivar most_unsent_bytes: how much may wait for a peer that does not read.
+    @ivar most_fragments: in how many pieces one message may come; empty ones cost time too.
+    @ivar most_pings: how many pings and pongs may come in from one ping of ours to the next.
     """
 
     connect_seconds: float = 10.0
@@ -59,6 +64,8 @@ class SocketLimits:
     silent_seconds: float = 30.0
     most_message_bytes: int = 1024 * 1024
     most_unsent_bytes: int = 1024 * 1024
+    most_fragments: int = 4096
+    most_pings: int = 1000
 
 
 class WebSocketDialer:
@@ -143,6 +150,7 @@ class DialedSocket:
         self._protocol: Any = None
         self._connecting: Deferred[Any] | None = None
         self._silent_seconds = 0.0
+        self._pings = 0
         self._pinging: IDelayedCall | None = None
         self._deadline: IDelayedCall | None = dialer.reactor.callLater(0, self._begin)
 
@@ -194,8 +202,13 @@ class DialedSocket:
 
     def ponged(self) -> None:
         """A ping or pong came in."""
-        if not self.over:
-            self.guarded(self.listener.ponged)
+        if self.over:
+            return
+        self._pings += 1
+        if self._pings > self._limits.most_pings:
+            self.drop(f"flood: {self._pings} pings within {self._limits.ping_seconds:g} s")
+            return
+        self.guarded(self.listener.ponged)
 
     def closing(self, code: int | None, text: str) -> None:
         """The other end has sent a close frame; it should now drop the connection."""
@@ -260,6 +273,7 @@ class DialedSocket:
         self._pinging = self._dialer.reactor.callLater(limits.ping_seconds, self._beat)
         self._silent_seconds = 0.0 if self.heard else self._silent_seconds + limits.ping_seconds
         self.heard = False
+        self._pings = 0
         if self._silent_seconds >= limits.silent_seconds:
             self.drop(f"silent: not even a pong for {self._silent_seconds:g} s")
         else:
@@ -322,6 +336,8 @@ class _FrameProtocol(WebSocketClientProtocol):  # type: ignore[misc]
         self._dialed = dialed
         self._unsent = _Unsent()
         self._lost = False
+        self._fragments = 0
+        self._resting: IDelayedCall | None = None
 
     def connectionMade(self) -> None:
         self.transport.registerProducer(self._unsent, True)
@@ -331,6 +347,9 @@ class _FrameProtocol(WebSocketClientProtocol):  # type: ignore[misc]
 
     def connectionLost(self, reason: Failure = error.ConnectionDone) -> None:  # type: ignore[assignment]
         self._lost = True
+        if self._resting is not None:
+            self._resting.cancel()
+            self._resting = None
         was_open = self.state not in (self.STATE_CONNECTING, self.STATE_PROXY_CONNECTING)
         self.wasNotCleanReason = self.wasNotCleanReason or "lost"
         try:
@@ -357,12 +376,36 @@ class _FrameProtocol(WebSocketClientProtocol):  # type: ignore[misc]
         if connecting and len(self.data) + len(data) > MOST_HANDSHAKE_BYTES:
             dialed.drop("handshake: an answer without end")
             return
+        if self._resting is not None:
+            self.data += data  # TLS hands over all that had been read, paused or not
+            return
+        self._guarded(self._dataReceived, data)
+
+    def _guarded(self, read: Callable[..., object], *data: bytes) -> None:
+        dialed = self._dialed
+        connecting = self.state == self.STATE_CONNECTING
         try:
-            self._dataReceived(data)
+            read(*data)
         except Exception:
             if not connecting:
                 dialed.log.failure("reading a frame failed; dropping the connection")
             dialed.drop("handshake: an answer that cannot be read" if connecting else "unreadable frame")
+
+    def consumeData(self) -> None:
+        if self.state not in (self.STATE_OPEN, self.STATE_CLOSING):
+            super().consumeData()
+            return
+        for _ in range(2 * FRAMES_A_TURN):  # a frame is its head and its payload
+            if not self.processData() or self.state == self.STATE_CLOSED:
+                return
+        self.transport.pauseProducing()
+        self._resting = self._dialed._dialer.reactor.callLater(0, self._go_on)
+
+    def _go_on(self) -> None:
+        self._resting = None
+        self._guarded(self.consumeData)
+        if self._resting is None and self.state != self.STATE_CLOSED:
+            self.transport.resumeProducing()
 
     def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
         if self.state == self.STATE_CONNECTING:
@@ -393,9 +436,13 @@ class _FrameProtocol(WebSocketClientProtocol):  # type: ignore[misc]
     def onMessageFrame(self, payload: list[bytes]) -> None:
         # Empty fragments count nothing towards the size limit, and must not pile up either.
         self.message_data.extend(piece for piece in payload if piece)
+        self._fragments += 1
+        if self._fragments > self._dialed._limits.most_fragments:
+            self._dialed.drop(f"broken rules: a message in more than {self._fragments - 1} pieces")
 
     def onMessageEnd(self) -> None:
         pieces, self.message_data = self.message_data, None
+        self._fragments = 0
         dialed = self._dialed
         if dialed.over:
             return

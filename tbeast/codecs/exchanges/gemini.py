@@ -62,7 +62,7 @@ from tbeast.codecs.exchanges.parts import (
     with_lost,
 )
 from tbeast.codecs.exchanges.subscribing import Subscriptions
-from tbeast.domain.ticks import UNKNOWN, Tick, fault_in
+from tbeast.domain.ticks import GREATEST, SMALLEST, UNKNOWN, Tick, fault_in
 
 NAME: Final = "gemini"
 
@@ -250,7 +250,7 @@ class GeminiSocket:
         if update_id >= 0:
             market.update_id = update_id
         bid, ask, price = book.bid, book.ask, book.last
-        if 0.0 < price < inf:
+        if SMALLEST <= price <= GREATEST:
             market.last = price
         else:
             price = market.last

@@ -224,10 +224,9 @@ def judged(
 
     @param exchange_time: in seconds; NaN, and any moment that can be none, for unknown.
     """
-    if not (0.0 < bid <= ask < inf and 0.0 < price < inf):  # the usual case is told without a call
-        reason = fault_in(price, bid, ask) or (NO_QUOTE if bid != bid else None)
-        if reason is not None:
-            return Fault(reason, f"last {price}, bid {bid}, ask {ask}", symbol)
+    reason = fault_in(price, bid, ask)
+    if reason is not None or bid != bid:
+        return Fault(reason or NO_QUOTE, f"last {price}, bid {bid}, ask {ask}", symbol)
     volume = volume if 0.0 <= volume < inf else UNKNOWN
     exchange_time = exchange_time if 0.0 < exchange_time < LATEST_SECONDS else UNKNOWN
     # Tick(...) does the same by way of a Python function, a twentieth of all that a frame costs.

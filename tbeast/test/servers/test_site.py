@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.server import NOT_DONE_YET
 
-from tbeast.servers.site import IDLE_SECONDS, LARGEST_BODY, LARGEST_READ_AWAY, Page, WebRequest, tree
+from tbeast.servers.site import AT_A_TIME, IDLE_SECONDS, LARGEST_BODY, LARGEST_READ_AWAY, Page, WebRequest, tree
 from tbeast.test.servers.rooms import PARTNER, House, Wire, problem_of, question, quote_of, read
+
+MOMENT = 1 / 1024
 
 
 class BrokenPage(Page):
@@ -45,9 +47,8 @@ class PathTests(SiteCase):
             "http://test/price?asset=BTC",
             "HTTPS://x/price?asset=BTC",
         ):
-            expected = 404 if path.startswith("HTTPS") else 200
-            self.assertEqual(expected, self.wire.ask(path).status, path)
-        for path in ("http://test", "http://test/", "http://"):
+            self.assertEqual(200, self.wire.ask(path).status, path)
+        for path in ("http://test", "http://test/", "http://", "xprice?asset=BTC", "?price"):
             self.assertEqual(404, self.wire.ask(path).status, path)
 
     def test_methods(self) -> None:
@@ -111,6 +112,17 @@ class BodyTests(SiteCase):
         self.assertFalse(self.wire.is_open)
         self.assertEqual(1, self.house.counters.value("requests", "lpo", "http", "413"))
 
+    def test_announced_in_too_many_digits(self) -> None:
+        """Python reads no number of more than 4,300 digits."""
+        for digits in ("9" * 5000, "0" * 5000, "9" * 19):
+            wire = Wire(self.site)
+            answer = read(wire.send(question("/prices", method="POST", headers=[("Content-Length", digits)])))
+            self.assertEqual(413, answer.status)
+            self.assertFalse(wire.is_open)
+        wire = Wire(self.site)
+        sent = wire.send(question("/prices", method="POST", headers=[("Content-Length", "x" * 5000)]))
+        self.assertEqual(b"HTTP/1.1 400 Bad Request\r\n\r\n", sent)
+
     def test_chunked_without_end(self) -> None:
         """A body that does not say how long it is gets no further than one that does."""
         self.wire.send(question("/prices", method="POST", headers=[("Transfer-Encoding", "chunked")]))
@@ -138,6 +150,129 @@ class BodyTests(SiteCase):
         for kind in ("application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "multipart/form-data"):
             answer = self.wire.ask("/prices", method="POST", body=b"assets=BTC", headers=[("Content-Type", kind)])
             self.assertEqual("malformed_body", problem_of(answer)["code"])
+
+
+class PipelineTests(SiteCase):
+    """Questions sent ahead of their answers."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        # a turn of this clock takes a moment, so that they can be told apart
+        clock = self.house.clock
+        call_later = clock.callLater
+        self.patch(clock, "callLater", lambda seconds, *what: call_later(seconds or MOMENT, *what))
+
+    def turn(self) -> None:
+        self.house.clock.advance(MOMENT)
+
+    def statuses(self, data: bytes) -> int:
+        return data.count(b"HTTP/1.1 200")
+
+    def test_in_turns(self) -> None:
+        """All are answered, but only so many at a time, and meanwhile no more is read."""
+        wire = self.wire
+        wire.transport.clear()
+        wire.channel.dataReceived(question("/price?asset=BTC") * 100 + b"GET /exch")
+        self.assertEqual(AT_A_TIME, self.statuses(wire.transport.value()))
+        self.assertEqual("paused", wire.transport.producerState)
+        turns = 0
+        while self.statuses(wire.transport.value()) < 100 and turns < 100:
+            turns += 1
+            self.turn()
+            self.assertLessEqual(self.statuses(wire.transport.value()), AT_A_TIME * (turns + 1))
+        self.assertEqual(100 // AT_A_TIME, turns)
+        self.assertEqual("producing", wire.transport.producerState)
+        self.assertEqual(1, self.statuses(wire.send(b"anges HTTP/1.1\r\n\r\n")))
+
+    def test_one_after_the_other(self) -> None:
+        """Who waits for each answer is never made to wait for a turn."""
+        for _ in range(AT_A_TIME * 3):
+            self.assertEqual(200, self.wire.ask("/price?asset=BTC").status)
+        self.assertEqual("producing", self.wire.transport.producerState)
+
+    def test_bodies(self) -> None:
+        one = question("/prices", method="POST", body=b'{"assets":["BTC"]}')
+        self.wire.channel.dataReceived(one * 20)
+        self.assertEqual(AT_A_TIME, self.statuses(self.wire.transport.value()))
+        for _ in range(20):
+            self.turn()
+        self.assertEqual(20, self.statuses(self.wire.transport.value()))
+
+    def test_after_a_wait(self) -> None:
+        """What came in behind a question that had to wait is answered in turns as well."""
+        waiting = self.house.lookup.later("ETH")
+        self.wire.channel.dataReceived(question("/price?asset=ETH"))
+        self.wire.channel.dataReceived(question("/price?asset=BTC") * 30)
+        self.assertEqual(0, self.statuses(self.wire.transport.value()))
+        waiting.callback(quote_of("ETH", fresh_until=self.house.time + 1))
+        self.assertLessEqual(self.statuses(self.wire.transport.value()), AT_A_TIME)
+        for _ in range(10):
+            self.turn()
+        self.assertEqual(31, self.statuses(self.wire.transport.value()))
+        self.assertEqual("producing", self.wire.transport.producerState)
+
+    def test_answers_left_unread(self) -> None:
+        """Who does not read is answered nothing more until it does."""
+        wire = self.wire
+        wire.channel.dataReceived(question("/asset-categories") * (AT_A_TIME + 100))
+        wire.channel.pauseProducing()  # the transport has too much
+        for _ in range(10):
+            self.turn()
+        self.assertEqual(AT_A_TIME, self.statuses(wire.transport.value()))
+        wire.channel.resumeProducing()
+        self.assertEqual(AT_A_TIME, self.statuses(wire.transport.value()))
+        self.assertEqual("paused", wire.transport.producerState)
+        for _ in range(20):
+            self.turn()
+        self.assertEqual(AT_A_TIME + 100, self.statuses(wire.transport.value()))
+
+    def test_too_much_within_a_turn(self) -> None:
+        """The transport says that it has too much while an answer is written: that answer is the last."""
+        wire = self.wire
+        write = wire.transport.write
+
+        def full(data: bytes) -> None:
+            write(data)
+            wire.channel.pauseProducing()
+
+        self.patch(wire.transport, "write", full)
+        wire.channel.dataReceived(question("/exchanges") * 20)
+        self.turn()
+        self.assertEqual(1, self.statuses(wire.transport.value()))
+        wire.channel.resumeProducing()
+        self.turn()
+        self.assertEqual(2, self.statuses(wire.transport.value()))
+
+    def test_never_read(self) -> None:
+        """It is idle then like any other."""
+        self.wire.channel.dataReceived(question("/exchanges") * 20)
+        self.wire.channel.pauseProducing()
+        self.turn()
+        self.house.pass_time(IDLE_SECONDS)
+        self.assertFalse(self.wire.is_open)
+        self.assertEqual([], self.house.clock.getDelayedCalls())
+
+    def test_last_one_ends_it(self) -> None:
+        last = question("/exchanges", headers=[("Connection", "close")])
+        self.wire.channel.dataReceived(question("/exchanges") * (AT_A_TIME - 1) + last + question("/exchanges") * 5)
+        for _ in range(5):
+            self.turn()
+        self.assertEqual(AT_A_TIME, self.statuses(self.wire.transport.value()))
+        self.assertFalse(self.wire.is_open)
+
+    def test_last_answer_never_read(self) -> None:
+        """A connection that we have ended does not linger for as long as the client likes."""
+        self.wire.channel.dataReceived(question("/exchanges", headers=[("Connection", "close")]))
+        self.assertFalse(self.wire.transport.disconnected)
+        self.house.pass_time(IDLE_SECONDS)
+        self.assertTrue(self.wire.transport.disconnected)
+        self.assertFalse(self.wire.is_open)
+        self.assertEqual([], self.house.clock.getDelayedCalls())
+
+    def test_gone_between_turns(self) -> None:
+        self.wire.channel.dataReceived(question("/exchanges") * 100)
+        self.wire.lose(ConnectionError())
+        self.assertEqual([], self.house.clock.getDelayedCalls())
 
 
 class TimeoutTests(SiteCase):
@@ -205,7 +340,7 @@ class HostileBytesTests(SiteCase):
         for data in (b"GET /" + b"a" * 20000, b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 5000,
                      b"GET / HTTP/1.1\r\nA: " + b"b" * 17000):  # fmt: skip
             wire = Wire(self.site)
-            wire.send(data)
+            self.assertEqual(b"HTTP/1.1 400 Bad Request\r\n\r\n", wire.send(data))
             self.assertFalse(wire.is_open, data[:30])
 
     def test_control_characters_do_not_come_back(self) -> None:

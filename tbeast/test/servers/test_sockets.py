@@ -6,16 +6,18 @@ import json
 import socket
 from collections.abc import Callable
 from http.client import HTTPConnection
+from itertools import pairwise
 from typing import Any
 
 from twisted.internet import reactor as installed
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
 from tbeast.servers.health import Health, health_tree
 from tbeast.servers.metrics import Metrics
 from tbeast.servers.site import WebSite
-from tbeast.servers.udp import PriceDatagrams
+from tbeast.servers.udp import AT_A_TIME, PriceDatagrams
 from tbeast.test.servers.rooms import FREE, PARTNER, House, Response, problem_of, question, quote_of
 
 TIMEOUT_SECONDS = 20.0
@@ -111,6 +113,31 @@ class HttpTests(SocketCase):
 
         return self.in_thread(client)
 
+    def test_half_closed(self) -> Any:
+        """Who says that it has no more to ask still gets all its answers, and then the end."""
+        number = self.listen(self.site(self.house.lpo()))
+        self.house.lookup.outcomes["ETH"] = deferLater(reactor, 0.05, lambda: quote_of("ETH", 1800.5))
+
+        def asked(data: bytes) -> int:
+            with socket.create_connection(("127.0.0.1", number), TIMEOUT_SECONDS) as raw:
+                raw.sendall(data)
+                raw.shutdown(socket.SHUT_WR)
+                received = b""
+                while data := raw.recv(65536):
+                    received += data
+            return received.count(b"HTTP/1.1 200 OK\r\n")
+
+        def client() -> None:
+            one = question("/asset-categories")
+            self.assertEqual(1, asked(one))
+            self.assertEqual(1, asked(question("/price?asset=ETH")))
+            self.assertEqual(100, asked(one * 100))
+            self.assertEqual(21, asked(one * 21 + b"GET /exchanges HT"))
+            self.assertEqual(0, asked(b"GET /exchanges HT"))
+            self.assertEqual(0, asked(b""))
+
+        return self.in_thread(client)
+
     def test_health_port(self) -> Any:
         house = self.house
         for code in house.assets.assets:
@@ -158,3 +185,26 @@ class UdpTests(SocketCase):
             self.assertEqual(20, house.counters.value("requests", "lpo", "udp", "200"))
 
         return self.in_thread(client).addCallback(checked)
+
+    async def test_in_turns(self) -> None:
+        """What came in all at once, empty datagrams too, does not keep the others waiting until all is done."""
+        house = self.house
+        protocol = PriceDatagrams(gate=house.gate, answers=house.answers, counters=house.counters, now=house.now)
+        port = reactor.listenUDP(0, protocol, interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        most = port.maxThroughput
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as raw:
+            for data in (b"", b"x|BTC") * 110:
+                raw.sendto(data, ("127.0.0.1", port.getHost().port))
+
+        def dropped() -> int:
+            return sum(count for key, count in house.counters.counts.items() if key[0] == "udp_dropped")
+
+        seen = [0]
+        while seen[-1] < 220 and len(seen) < 1000:
+            await deferLater(reactor, 0, lambda: None)
+            seen.append(dropped())
+        self.assertEqual(220, seen[-1])
+        self.assertLessEqual(max(after - before for before, after in pairwise(seen)), AT_A_TIME)
+        await deferLater(reactor, 0, lambda: None)
+        self.assertEqual(most, port.maxThroughput)

@@ -13,6 +13,7 @@ from twisted.internet.error import ConnectionRefusedError as Refused
 from twisted.internet.error import DNSLookupError
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
+from twisted.logger import globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.client import ResponseFailed, ResponseNeverReceived
@@ -22,6 +23,7 @@ from twisted.web.server import NOT_DONE_YET, Request, Site
 from tbeast.adapters.feeds.rest import (
     BROKEN,
     DNS,
+    MOST_HEAD_BYTES,
     REFUSED,
     TIMEOUT,
     TLS,
@@ -267,6 +269,36 @@ class FaultTests(FetchCase):
         self.site = Factory.forProtocol(Rubbish)
         self.site.noisy = False
         self.assertEqual(await self.fault(self.get("/price")), BROKEN)
+
+    def serve_bytes(self, *pieces: bytes) -> None:
+        """Answer every question with these bytes."""
+
+        class Played(Protocol):
+            def dataReceived(self, data: bytes) -> None:
+                assert self.transport is not None
+                self.transport.writeSequence(list(pieces))
+
+        self.site = Factory.forProtocol(Played)
+        self.site.noisy = False
+        self.port_number = self.listen()
+
+    async def test_a_head_without_end(self) -> None:
+        lines = b"X-More: and more\r\n" * (MOST_HEAD_BYTES // 16)
+        self.serve_bytes(b"HTTP/1.1 200 OK\r\n", lines)
+        self.assertEqual(await self.fault(self.get("/price")), TOO_LARGE)
+
+    async def test_interim_answers(self) -> None:
+        """A few are passed over, without end they are not, and neither writes a line each."""
+        told: list[Any] = []
+        observer: Any = told.append
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+        interim = b"HTTP/1.1 103 Early Hints\r\n\r\n"
+        self.serve_bytes(interim * 10, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        self.assertEqual((await self.get("/price"))[2], b"ok")
+        self.serve_bytes(interim * (MOST_HEAD_BYTES // 16))
+        self.assertEqual(await self.fault(self.get("/price")), TOO_LARGE)
+        self.assertEqual([event for event in told if event.get("code") == 103], [])
 
     async def test_closing_gives_up_what_is_under_way(self) -> None:
         asked = self.get("/never")

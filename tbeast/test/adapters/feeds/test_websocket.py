@@ -22,7 +22,13 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
-from tbeast.adapters.feeds.websocket import MOST_HANDSHAKE_BYTES, DialedSocket, SocketLimits, WebSocketDialer
+from tbeast.adapters.feeds.websocket import (
+    FRAMES_A_TURN,
+    MOST_HANDSHAKE_BYTES,
+    DialedSocket,
+    SocketLimits,
+    WebSocketDialer,
+)
 from tbeast.interfaces import FrameSocket
 from tbeast.test.adapters.feeds.certificates import Authority
 from tbeast.testing.contracts import SocketDialerContract
@@ -317,7 +323,7 @@ class TalkingTests(SocketCase):
     async def test_a_message_in_pieces_is_one_message(self) -> None:
         def answer(raw: RawProtocol) -> None:
             raw.shake_hands()
-            raw.write(frame(b"one ", fin=False) + frame(b"", 0, fin=False) * 5000 + frame(b"message", 0))
+            raw.write(frame(b"one ", fin=False) + frame(b"", 0, fin=False) * 4000 + frame(b"message", 0))
 
         self.dial(self.serve_raw(answer))
         await self.listener.until(lambda: bool(self.listener.frames))
@@ -654,11 +660,94 @@ class BoundTests(SocketCase):
     async def test_empty_pieces_do_not_pile_up(self) -> None:
         def answer(raw: RawProtocol) -> None:
             raw.shake_hands()
-            raw.write(frame(b"x", fin=False) + frame(b"", 0, fin=False) * 5000 + frame(b"", 9))
+            raw.write(frame(b"x", fin=False) + frame(b"", 0, fin=False) * 4000 + frame(b"", 9))
 
         dialed = self.dial(self.serve_raw(answer))
         await self.listener.until(lambda: self.listener.pongs == 1)
         self.assertEqual(dialed._protocol.message_data, [b"x"])
+
+    async def check_turns(self, context: Any = None) -> None:
+        exchange = self.serve(context)
+        exchange.on_open = lambda protocol: [protocol.sendMessage(b"%d" % number) for number in range(3000)]
+        frames = self.listener.frames
+        most = before = 0
+
+        def turn() -> None:
+            nonlocal most, before
+            most, before = max(most, len(frames) - before), len(frames)
+            if len(frames) < 3000 and not self.listener.ends:
+                reactor.callLater(0, turn)
+
+        turn()
+        self.dial(exchange, f"wss://127.0.0.1:{exchange.port_number}/" if context else "")
+        await self.listener.until(lambda: len(frames) == 3000)
+        turn()
+        self.assertEqual(frames, [b"%d" % number for number in range(3000)])
+        self.assertLessEqual(most, FRAMES_A_TURN)
+        # and it goes on as if nothing had been
+        exchange.open[0].sendMessage(b"more")
+        await self.listener.until(lambda: len(frames) == 3001)
+
+    async def test_a_burst_is_taken_in_turns(self) -> None:
+        await self.check_turns()
+
+    async def test_so_is_one_over_tls(self) -> None:
+        authority = Authority()
+        self.trust_root = authority.trust_root
+        await self.check_turns(authority.server("127.0.0.1").options())
+
+    async def test_an_end_while_frames_still_wait(self) -> None:
+        def answer(raw: RawProtocol) -> None:
+            raw.shake_hands()
+            raw.write(frame(b"x") * 1000 + frame(struct.pack("!H", 1000), 8))
+
+        self.dial(self.serve_raw(answer))
+        self.assertEqual(await self.listener.ending(), "closed by the exchange: 1000")
+        self.assertEqual(len(self.listener.frames), 1000)
+
+    async def test_an_abort_while_frames_still_wait(self) -> None:
+        def answer(raw: RawProtocol) -> None:
+            raw.shake_hands()
+            raw.write(frame(b"x") * 1000)
+
+        self.listener.on_frame = lambda _: (
+            reactor.callLater(0, dialed.abort) if len(self.listener.frames) == 1 else None
+        )
+        dialed = self.dial(self.serve_raw(answer))
+        self.assertEqual(await self.listener.ending(), "aborted")
+        self.assertLess(len(self.listener.frames), 1000)
+
+    async def test_pieces_without_end_end_it(self) -> None:
+        """Empty ones never make a message too large, but they take the process for themselves."""
+        self.limits = SocketLimits(most_fragments=10)
+        pieces = frame(b"x", fin=False) + frame(b"", 0, fin=False) * 8
+
+        def answer(raw: RawProtocol) -> None:
+            raw.shake_hands()
+            raw.write((pieces + frame(b"y", 0)) * 3 + pieces + frame(b"", 0, fin=False) * 2 + frame(b"z", 0))
+
+        self.dial(self.serve_raw(answer))
+        self.assertEqual(await self.listener.ending(), "broken rules: a message in more than 10 pieces")
+        self.assertEqual(self.listener.frames, [b"xy"] * 3)
+
+    async def test_a_flood_of_pings_ends_it(self) -> None:
+        self.limits = SocketLimits(most_pings=10)
+
+        def answer(raw: RawProtocol) -> None:
+            raw.shake_hands()
+            raw.write(frame(b"", 9) * 5 + frame(b"", 10) * 5 + frame(b"x") + frame(b"", 9) + frame(b"y"))
+
+        self.dial(self.serve_raw(answer))
+        self.assertEqual(await self.listener.ending(), "flood: 11 pings within 10 s")
+        self.assertEqual((self.listener.frames, self.listener.pongs), ([b"x"], 10))
+
+    async def test_pings_over_a_long_time_are_no_flood(self) -> None:
+        self.limits = SocketLimits(most_pings=10, ping_seconds=0.02)
+        exchange = self.serve()
+        self.dial(exchange)
+        # every ping of ours brings a pong
+        await self.listener.until(lambda: self.listener.pongs > 15)
+        self.assertEqual(self.listener.ends, [])
 
     async def check_deflated(self, *pieces: bytes) -> str:
         def answer(raw: RawProtocol) -> None:

@@ -158,7 +158,8 @@ class SubscribingTests(SynchronousTestCase):
     def test_an_odd_acknowledgement_is_read_as_far_as_it_goes(self) -> None:
         codec = dialled(PAIR)
         codec.opened(NOW)
-        odd = {"channel": "subscriptions", "events": [{"subscriptions": {"ticker": [1, "ETH-USD"], "user": None}}]}
+        odd: dict[str, Any] = {"channel": "subscriptions"}
+        odd["events"] = [{}, {"subscriptions": {"ticker": [1, "ETH-USD"], "user": None}}]
         self.assertEqual([Acknowledged(("ETH-USD",))], codec.received(dumped(odd), NOW))
 
 
