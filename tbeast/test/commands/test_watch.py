@@ -58,7 +58,7 @@ class ScreenTests(SynchronousTestCase):
     def text(self, now: float, ascii_only: bool = False, colours: bool = False, width: int = 120) -> str:
         out = Console(
             file=io.StringIO(), width=width, force_terminal=colours, color_system="standard" if colours else None,
-            highlight=False,
+            highlight=False, no_color=not colours,
         )  # fmt: skip
         out.print(self.screen.shown(now, width, ascii_only))
         assert isinstance(out.file, io.StringIO)
