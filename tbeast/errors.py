@@ -23,6 +23,10 @@ class SettingsError(TBeastError):
         self.faults = tuple(faults)
 
 
+class StateFolderError(TBeastError):
+    """The folder for what must outlive a restart cannot be used; the message names it and says why."""
+
+
 class AssetMapError(TBeastError):
     """The asset table breaks its own rules; the message names every row at fault."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import os
 import random
+import resource
 import socket
 import sys
 import time
@@ -84,6 +85,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
 
     if reactor is None:
         from twisted.internet import reactor
+    allow_open_files()
     service = build(
         options.settings,
         reactor=reactor,
@@ -92,6 +94,18 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         new_id=lambda: uuid.uuid4().hex,
     )
     return FrontDoor(service, options.settings, reactor)
+
+
+def allow_open_files() -> int:
+    """Let the process have as many open files (sockets, too) as it may give itself without anybody's leave.
+
+    @return: how many that are.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with suppress(ValueError, OSError):  # a system that promises more than it keeps
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def uptime_clock() -> Callable[[], float]:

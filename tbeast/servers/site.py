@@ -41,6 +41,7 @@ MOST_LENGTH_DIGITS: Final = 18
 """Of a Content-Length. More are far too large in any case, and from 4,300 on Python reads no number in them."""
 AT_A_TIME: Final = 8
 
+_NO_HOST: Final = Problem("bad_request", "A question over HTTP/1.1 names one Host (RFC 9112, section 3.2).")
 _TOO_LARGE: Final = Problem("body_too_large", f"A body has at most {LARGEST_BODY} bytes.")
 
 
@@ -224,6 +225,8 @@ class WebRequest(Request):
         try:
             if self.is_too_large:
                 self.refuse(_TOO_LARGE)
+            elif self.clientproto != b"HTTP/1.0" and len(self.requestHeaders.getRawHeaders(b"host", ())) != 1:
+                self.refuse(_NO_HOST)
             else:
                 site.getResourceFor(self).render(self)  # type: ignore[no-untyped-call]
         except Exception:

@@ -13,6 +13,7 @@ from pathlib import Path
 from twisted.application.service import Service
 
 from tbeast.domain.keys import Account, account_of, digest_of, is_well_formed, make_key
+from tbeast.errors import StateFolderError
 
 DEMO_TIER = "partner"
 _LONGEST_FILE = 1024
@@ -74,10 +75,14 @@ class DemoKeyService(Service):
     def startService(self) -> None:
         """Read the key, or make it.
 
-        @raise OSError: when the state folder cannot be made or written.
+        @raise StateFolderError: when the state folder cannot be made, read or written.
         """
-        self.key = read_key(self.path) or make_key(self._random_bytes)
-        write_key(self.path, self.key)
+        try:
+            self.key = read_key(self.path) or make_key(self._random_bytes)
+            write_key(self.path, self.key)
+        except OSError as error:
+            why = f"the state folder {self.path.parent} (TBEAST_STATE) cannot be used: {error.strerror or error}"
+            raise StateFolderError(why) from error
         self._keyring.add(account_of(self.key, DEMO_TIER, "demo"))
         super().startService()  # type: ignore[no-untyped-call]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -26,7 +27,7 @@ import tbeast
 from tbeast.domain.steadyclock import PATIENCE_SECONDS
 from tbeast.errors import TBeastError
 from tbeast.settings import Layer, load
-from tbeast.tap import FAILED_START, FrontDoor, Options, steady_now, uptime_clock
+from tbeast.tap import FAILED_START, FrontDoor, Options, allow_open_files, steady_now, uptime_clock
 
 ROOT = str(Path(tbeast.__file__).parent.parent)
 
@@ -130,6 +131,15 @@ class Words:
 
     def flush(self) -> None:
         pass
+
+
+class OpenFilesTests(SynchronousTestCase):
+    def test_as_many_as_it_may(self) -> None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, hard), hard))
+        self.assertEqual(allow_open_files(), hard)
+        self.assertEqual(allow_open_files(), hard)
 
 
 class NowTests(LogCase):

@@ -337,7 +337,9 @@ class OutageTests(TestCase):
             await self.kill(daemon, exchange)
 
             def voteless(name: str = exchange) -> bool:
-                return daemon.verdicts(name, "lost", "stale", "silent") == len(daemon.views(name))
+                """Nothing of it votes, and what is given out was made without it."""
+                silent = daemon.verdicts(name, "lost", "stale", "silent") == len(daemon.views(name))
+                return silent and not any(name in quote.used for quote in daemon.quotes().values())
 
             await daemon.until(voteless, 25.0, f"{exchange} has no vote")
             status, body = await daemon.get("/price?asset=BTC")

@@ -152,6 +152,18 @@ class BodyTests(SiteCase):
             self.assertEqual("malformed_body", problem_of(answer)["code"])
 
 
+class HostTests(SiteCase):
+    """A question over HTTP/1.1 names one host: with none or two, a proxy and we might mean different ones."""
+
+    def test_one_host(self) -> None:
+        line = b"GET /exchanges HTTP/1.%d\r\n"
+        for version, hosts, status in ((1, 1, 200), (1, 0, 400), (1, 2, 400), (0, 0, 200), (0, 1, 200)):
+            sent = Wire(self.site).send(line % version + b"Host: x\r\n" * hosts + b"\r\n")
+            self.assertIn(b" %d " % status, sent.partition(b"\r\n")[0], (version, hosts))
+            if status == 400:
+                self.assertIn(b'"code":"bad_request"', sent)
+
+
 class PipelineTests(SiteCase):
     """Questions sent ahead of their answers."""
 
@@ -182,7 +194,7 @@ class PipelineTests(SiteCase):
             self.assertLessEqual(self.statuses(wire.transport.value()), AT_A_TIME * (turns + 1))
         self.assertEqual(100 // AT_A_TIME, turns)
         self.assertEqual("producing", wire.transport.producerState)
-        self.assertEqual(1, self.statuses(wire.send(b"anges HTTP/1.1\r\n\r\n")))
+        self.assertEqual(1, self.statuses(wire.send(b"anges HTTP/1.1\r\nHost: x\r\n\r\n")))
 
     def test_one_after_the_other(self) -> None:
         """Who waits for each answer is never made to wait for a turn."""

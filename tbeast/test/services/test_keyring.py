@@ -9,6 +9,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from tbeast.domain.keys import account_of, is_well_formed
+from tbeast.errors import StateFolderError
 from tbeast.services.keyring import DemoKeyService, Keyring
 
 ONE = account_of("first-key", "free", "one")
@@ -102,5 +103,6 @@ class DemoKeyTests(SynchronousTestCase):
         self.state.parent.mkdir(parents=True)
         self.state.write_text("a file")
         service = DemoKeyService(self.ring, self.state, os.urandom)
-        self.assertRaises(OSError, service.startService)
+        error = self.assertRaises(StateFolderError, service.startService)
+        self.assertIn(f"the state folder {self.state} (TBEAST_STATE) cannot be used", str(error))
         self.assertEqual((0, 0), (service.running, len(self.ring)))
