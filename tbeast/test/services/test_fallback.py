@@ -41,6 +41,13 @@ class DeskTests(SynchronousTestCase):
         self.assertEqual(self.counters.value("feed_ticks", "kraken", "rest"), 1)
         self.assertEqual(self.counters.value("rest_requests", "kraken", "answered"), 1)
 
+    def test_what_a_cache_has_held_is_as_old_as_that(self) -> None:
+        for asset, age, seconds in (("BTC", "30", 30.0), ("ETH", "-5", 0.0), ("NOT", "9" * 400, 0.0)):
+            self.ask(f"{asset}/USD")
+            self.counter.answer(asset, {f"{asset}/USD": 100.0}, age=age)
+            source = next(source for source in self.scene.board.sources[asset] if source.exchange == "kraken")
+            self.assertEqual(source.heard_at, START - seconds)
+
     def test_what_the_board_does_not_take_is_counted(self) -> None:
         asking = self.ask("BTC/USD")
         self.counter.answer("BTC", {"LUNA/USD": 1.0})
