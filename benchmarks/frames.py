@@ -20,7 +20,7 @@ from tbeast.codecs.exchanges.registry import EXCHANGES
 from tbeast.domain.assetmap import AssetMap, parse
 from tbeast.domain.board import WS, Board
 from tbeast.domain.freshness import Limits
-from tbeast.domain.pricing import TRUST, Pricer
+from tbeast.domain.pricing import TRUST
 from tbeast.domain.ticks import Tick
 
 RECORDED = files("tbeast") / "test" / "codecs" / "exchanges" / "fixtures"
@@ -74,7 +74,6 @@ def measure(exchange: str, assets: AssetMap, count: int, rounds: int) -> tuple[f
     for _ in range(rounds):
         board = Board(assets, Limits(), TRUST)
         board.connected(exchange, tuple(symbols), START)
-        Pricer(board)
         codec: SocketCodec = EXCHANGES[exchange].socket_codec(symbols)
         codec.opened(START)
         boarded = 0

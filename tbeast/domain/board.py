@@ -107,7 +107,6 @@ class Board:
         self.by_symbol: dict[str, dict[str, Source]] = {}
         self.dirty: set[str] = set()
         self.awaken: Callable[[], None] = lambda: None
-        self._halted: set[str] = set()
         trust = tuple(trust)
         for asset in (*assets.stablecoins.values(), *assets.assets.values()):
             order = sorted(asset.symbols, key=lambda name, home=asset.home: (name != home, trust.index(name)))  # type: ignore[misc]
