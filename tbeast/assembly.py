@@ -1,6 +1,7 @@
 """The one place where concrete classes meet: settings in, the daemon out.
 
-Start, in this order: the demo key, the lab (when it feeds us), publishing, the feeds, the fallback, the listeners.
+Start, in this order: what stands behind the surface (see L{tbeast.accounting}), the lab (when it feeds us), publishing,
+the feeds, the fallback, the listeners.
 Stop is the reverse, one after the other, each waited for with a limit: listeners close first.
 """
 
@@ -11,8 +12,6 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from importlib import metadata
 from importlib.resources import files
-from os import urandom
-from pathlib import Path
 from typing import Any
 
 from attrs import evolve
@@ -23,7 +22,7 @@ from twisted.internet.endpoints import quoteStringArgument
 from twisted.logger import Logger
 from twisted.web.resource import Resource
 
-from tbeast.adapters.cache.memory import MemoryPriceCache
+from tbeast.accounting import Accounting
 from tbeast.adapters.feeds.rest import HttpFetcher
 from tbeast.adapters.feeds.websocket import WebSocketDialer
 from tbeast.codecs import replies
@@ -33,9 +32,9 @@ from tbeast.domain.assetmap import AssetMap, parse
 from tbeast.domain.board import Board
 from tbeast.domain.counters import Counters
 from tbeast.domain.freshness import Limits
-from tbeast.domain.keys import account_of
 from tbeast.domain.pricing import TRUST, Pricer
 from tbeast.domain.readyreplies import Shelf
+from tbeast.domain.usage import Ledger
 from tbeast.interfaces import Chance, Now
 from tbeast.servers.answers import Answers
 from tbeast.servers.gate import Gate
@@ -44,16 +43,19 @@ from tbeast.servers.lpo import lpo_tree
 from tbeast.servers.metrics import Metrics
 from tbeast.servers.site import WebSite
 from tbeast.servers.udp import PriceDatagrams
+from tbeast.services.assetmaps import AssetMaps
 from tbeast.services.companion import Companion
 from tbeast.services.fallback import Fallback, RestDesk
 from tbeast.services.feeds import ExchangeFeed, Feeds
-from tbeast.services.keyring import DemoKeyService, Keyring
 from tbeast.services.lifecycle import OrderedServices
 from tbeast.services.periodic import Periodic
+from tbeast.services.priceflush import FLUSH_SECONDS, PriceFlush
 from tbeast.services.pricelookup import PriceLookup
 from tbeast.services.publishing import SLICES, Publishing
-from tbeast.settings import LAB, SERVER_TYPES, ExchangeAddress, Settings
+from tbeast.services.reloading import Reload, Reloading
+from tbeast.settings import LAB, REFUSE, SERVER_TYPES, ExchangeAddress, Settings
 
+METERING_WATCH_SECONDS = 0.1
 BACKLOG = 1024
 """How many connections may wait to be taken. Twisted's 50 overflow in a burst; who is left out loses a second."""
 LAB_COMMAND = (sys.executable, "-m", "tbeast.lab", "--parent")
@@ -151,6 +153,7 @@ class Assembly:
 
         self.assets = load_assets()
         self.counters = Counters()
+        self.accounting = Accounting(settings, reactor, now, random, self.counters, new_id())
         self.board = Board(self.assets, Limits(settings.max_price_age_seconds), TRUST)
         self.pricer = Pricer(self.board)
         self.shelf = Shelf()
@@ -169,7 +172,7 @@ class Assembly:
         ]
         self.fallback = Fallback(self.board, desks, now)
         self.lookup = PriceLookup(
-            self.board, self.pricer, MemoryPriceCache(now), self.fallback.desks, self.counters, reactor, now
+            self.board, self.pricer, self.accounting.prices, self.fallback.desks, self.counters, reactor, now
         )
         dialer = WebSocketDialer(reactor, user_agent)
         self.feeds = Feeds(
@@ -180,12 +183,22 @@ class Assembly:
             for name, exchange in self.exchanges.items()
         )  # fmt: skip
 
-        self.keyring = Keyring(account_of(key.key, key.tier, key.name) for key in settings.keys)
-        self.demo_key = DemoKeyService(self.keyring, Path(settings.state), urandom)
-        self.gate = Gate(self.keyring)
+        self.demo_key = self.accounting.demo_key
+        self.gate = Gate(self.accounting.keyring, self.accounting.open_standing)
+        self.accounting.heard_usage = self.gate.heard_usage
+        self.flush = PriceFlush(self.shelf, self.accounting.prices, now)
+        self.flushing = Periodic("price flush", self.flush.flush, FLUSH_SECONDS, reactor, self.counters)
+        parameters = self.accounting.parameters
+        parameters.on_change("max_price_age_seconds", self._set_max_price_age)
+        parameters.on_change("price_flush_seconds", self._set_flush)
         self.answers = Answers(
             assets=self.assets, shelf=self.shelf, lookup=self.lookup, view=self.pricer, now=now,
             counters=self.counters, simulated=self.simulated,
+        )  # fmt: skip
+        self.maps = AssetMaps(
+            self.accounting.asset_reader(self.assets), self.assets,
+            [self.publishing.adopt, self.answers.adopt, self.feeds.adopt], reactor, self.counters,
+            lambda: float(self.accounting.parameters.value("application_parameter_interval_minutes")),
         )  # fmt: skip
 
     def root(self) -> IService:
@@ -198,7 +211,9 @@ class Assembly:
 
     def _children(self) -> Iterable[Any]:
         settings, counters, reactor = self.settings, self.counters, self.reactor
-        yield self.demo_key
+        parameters = self.accounting.parameters
+        yield from self.accounting.services()
+        yield self.maps
         if self.simulated:
             yield self._lab()
         yield self.publishing
@@ -206,43 +221,57 @@ class Assembly:
         yield Called("rest", stop=self._stop_rest)
         yield self.feeds
         yield Periodic("fallback", self.fallback.look, 1.0, reactor, counters)
+        if self.accounting.cache is not None:
+            yield self.flushing
+        yield from self.accounting.late_services()
+        yield Periodic("metering watch", self._watch_metering, METERING_WATCH_SECONDS, reactor, counters)
         if "lpo" in SERVER_TYPES[settings.server_type]:
             yield from self._lpo()
+        reloads: list[tuple[str, Reload]] = [("parameters", parameters.reload), ("asset map", self.maps.reload)]
+        yield Reloading(reloads, reactor)
         yield Called("banner", self._banner)
 
     def _lpo(self) -> Iterable[Any]:
         settings = self.settings
         answers, feeds, now, node = self.answers, self.feeds.status, self.now, settings.cluster_node
-        health = Health(answers=answers, feeds=feeds, listening=lambda: self.listening, now=now, node=node)
-        metrics = Metrics(counters=self.counters, answers=answers, feeds=feeds, now=now)
-        pages = lpo_tree(
-            gate=self.gate, answers=answers, assets=self.assets, counters=self.counters, feeds=feeds, now=now, node=node
-        )
+        health = Health(
+            answers=answers, feeds=feeds, listening=lambda: self.listening, now=now, node=node,
+            backing=self.accounting.status,
+        )  # fmt: skip
+        metrics = Metrics(counters=self.counters, answers=answers, feeds=feeds, now=now, backing=self.accounting.status)
+        pages = lpo_tree(gate=self.gate, answers=answers, counters=self.counters, feeds=feeds, now=now, node=node)
+        ledger = self.accounting.ledger
         yield self._site("health", health_tree(health, metrics), settings.health_port_lpo, secure=False)
-        yield self._site("lpo", pages, settings.tcp_port_lpo, secure=True)
-        datagrams = PriceDatagrams(gate=self.gate, answers=answers, counters=self.counters, now=now)
+        yield self._site("lpo", pages, settings.tcp_port_lpo, secure=True, ledger=ledger)
+        datagrams = PriceDatagrams(gate=self.gate, answers=answers, counters=self.counters, now=now, ledger=ledger)
         listener = UDPServer(  # type: ignore[no-untyped-call]
             settings.udp_port_lpo, datagrams, settings.listen, reactor=self.reactor
         )
         yield self._listening("udp", listener)
 
-    def _site(self, name: str, pages: Resource, port: int, secure: bool) -> IService:
+    def _site(self, name: str, pages: Resource, port: int, secure: bool, ledger: Ledger | None = None) -> IService:
         settings = self.settings
         site = WebSite(
-            pages, reactor=self.reactor, now=self.now, new_id=self.new_id, counters=self.counters, service=name
-        )
+            pages, reactor=self.reactor, now=self.now, new_id=self.new_id, counters=self.counters, service=name,
+            ledger=ledger,
+        )  # fmt: skip
         where = f"{port}:interface={_quoted(settings.listen)}:backlog={BACKLOG}"
         if secure and settings.tls_cert and settings.tls_key:
             where = f"ssl:{where}:privateKey={_quoted(settings.tls_key)}:certKey={_quoted(settings.tls_cert)}"
         else:
             where = f"tcp:{where}"
-        return self._listening(name, listening_service(where, site, self.reactor))
 
-    def _listening(self, name: str, listener: Any) -> IService:
-        """Note when a listener is up and when it is not."""
+        def begin() -> None:
+            site.timeOut = self.accounting.parameters.value("http_idle_timeout_seconds")
+
+        return self._listening(name, listening_service(where, site, self.reactor), begin)
+
+    def _listening(self, name: str, listener: Any, begin: Callable[[], object] = lambda: None) -> IService:
+        """Note when a listener is up and when it is not; C{begin} is called before it is."""
         self.listening[name] = False
 
         def start() -> None:
+            begin()
             listener.privilegedStartService()
             listener.startService()
             self.listening[name] = True
@@ -269,6 +298,17 @@ class Assembly:
             exchange.place(address["ws_url"], address["rest_url"])
         self.log.info("lab: control at {url}", url=announcement["control"])
 
+    def _set_max_price_age(self, seconds: float) -> None:
+        self.board.limits = Limits(seconds)
+
+    def _set_flush(self, seconds: float) -> None:
+        self.flush.set_every(seconds)
+        self.flushing.set_every(seconds)
+
+    def _watch_metering(self) -> None:
+        refuses = self.accounting.parameters.value("when_unmetered") == REFUSE
+        self.gate.is_shut = refuses and not self.accounting.writer.metered
+
     async def _stop_rest(self) -> None:
         await self.fallback.stop()
         await self.fetcher.close()
@@ -279,10 +319,12 @@ class Assembly:
         if self.simulated:
             self.log.warn("SIMULATED: prices come from the exchange lab and are invented; every answer says so")
         self.log.info(
-            "{node} is up: {assets} assets on {exchanges} exchanges; demo key {key} (in {path})",
-            node=settings.cluster_node, assets=len(self.assets.assets), exchanges=len(self.exchanges),
-            key=self.demo_key.key, path=str(self.demo_key.path),
+            "{node} is up: {assets} assets on {exchanges} exchanges",
+            node=settings.cluster_node, assets=len(self.maps.current.assets), exchanges=len(self.exchanges),
         )  # fmt: skip
+        if not self.demo_key.key:
+            return
+        self.log.info("demo key {key} (in {path})", key=self.demo_key.key, path=str(self.demo_key.path))
         scheme = "https" if settings.tls_cert else "http"
         self.log.info(
             'try: curl -H "Authorization: Bearer $(cat {path})" "{scheme}://{host}:{port}/price?asset=btc"',

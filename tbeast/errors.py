@@ -40,3 +40,30 @@ class FetchError(TBeastError):
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
+
+
+class StoreError(TBeastError):
+    """The database did not do what it was asked; the message says what and why, and holds no secret."""
+
+
+class StoreUnavailableError(StoreError):
+    """It cannot be asked now: away, too slow, read-only, its disk full. The same question may succeed later."""
+
+
+class StoreRefusedError(StoreError):
+    """It will not take this, now or later: the values break a rule of the schema.
+
+    @ivar code: the SQLSTATE, five characters.
+    """
+
+    def __init__(self, message: str, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class CacheUnavailableError(TBeastError):
+    """The shared cache cannot be asked now; nobody may fail for that alone."""
+
+
+class MigrationError(StoreError):
+    """The schema of the database is not one that this version can work with; the message says what to do."""

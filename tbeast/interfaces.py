@@ -6,10 +6,14 @@ Units are in the names; times are seconds since the epoch unless they say otherw
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
+from attrs import frozen
+
+from tbeast.domain.keys import KeyRecord
 from tbeast.domain.ticks import Tick
+from tbeast.domain.usage import Batch
 
 Now = Callable[[], float]
 """Gives the time in seconds since the epoch; never goes back."""
@@ -95,3 +99,93 @@ class PriceCache(Protocol):
 
     def set(self, asset: str, value: bytes, seconds_to_live: int) -> Awaitable[None]:
         """Store it for so long; a cache that cannot be reached loses it, and says so in its counters."""
+
+    def set_many(self, values: Mapping[str, bytes], seconds_to_live: int) -> Awaitable[None]:
+        """Store several by asset, as L{set} does, in one go."""
+
+
+@frozen
+class RefusedRow:
+    """One row that the database would not take; it was set aside.
+
+    @ivar place: its number within the batch.
+    """
+
+    batch_id: str
+    place: int
+    reason: str
+
+
+@frozen
+class Written:
+    """What became of batches that were written.
+
+    @ivar refused: rows that were set aside; all others are in the database.
+    @ivar usage: by key id, the month (C{YYYY-MM}) and the questions admitted in it on all nodes, after this writing.
+    """
+
+    refused: tuple[RefusedRow, ...]
+    usage: Mapping[str, tuple[str, int]]
+
+
+class UsageStore(Protocol):
+    """Where usage goes in the end: PostgreSQL, or a queue whose reader writes to it."""
+
+    def write(self, batches: Sequence[Batch]) -> Awaitable[Written]:
+        """Write all of them, each batch once however often it is asked for.
+
+        @raise tbeast.errors.StoreUnavailableError: nothing is known to be written; to be tried again with the same ids.
+        """
+
+
+class KeyStore(Protocol):
+    """The keys, as the database has them."""
+
+    def changed_since(self, mark: float | None) -> Awaitable[tuple[Sequence[KeyRecord], float]]:
+        """The keys that were made, changed or revoked since C{mark} (C{None}: all), and the mark to ask with next.
+
+        @raise tbeast.errors.StoreUnavailableError: when it cannot be asked now.
+        """
+
+
+class KeyCopies(Protocol):
+    """Copies of the keys in the shared cache, for a node that starts while the database is away."""
+
+    def put_many(self, copies: Mapping[str, bytes]) -> Awaitable[None]:
+        """Store copies by the hexadecimal SHA-256 of their keys, for a day.
+
+        @raise tbeast.errors.CacheUnavailableError: when it cannot be asked now; so do the others.
+        """
+
+    def remove(self, digests: Sequence[str]) -> Awaitable[None]:
+        """Forget them."""
+
+    def all(self) -> Awaitable[Mapping[str, bytes]]:
+        """Every copy that there is."""
+
+
+class KeyEvents(Protocol):
+    """Word of changed keys between nodes."""
+
+    def publish(self, message: bytes) -> Awaitable[None]:
+        """Tell every node.
+
+        @raise tbeast.errors.CacheUnavailableError: when nobody could be told.
+        """
+
+    def subscribe(self, heard: Callable[[bytes], None], lost: Callable[[], None], regained: Callable[[], None]) -> None:
+        """Be told every message; C{regained} whenever the line is up (again): what was said before was not heard."""
+
+
+class UsageCounters(Protocol):
+    """C{usage:counter:<key id>}: what each key has used of its month, for all who look at the shared cache."""
+
+    def raise_to(self, used: Mapping[str, int], month: str, expire_at: float) -> Awaitable[None]:
+        """Set counters, and lower none.
+
+        @param expire_at: the end of the month, in seconds since the epoch.
+        @raise tbeast.errors.CacheUnavailableError: when it cannot be asked now.
+        """
+
+    def read(self, key_ids: Sequence[str]) -> Awaitable[Mapping[str, int]]:
+        """The counters that there are."""

@@ -52,6 +52,10 @@ SERVER_TYPES: Final[Mapping[str, frozenset[str]]] = {
 LIVE: Final = "live"
 LAB: Final = "lab"
 DEFAULT: Final = "default"
+AUTO: Final = "auto"
+NEVER: Final = "never"
+SERVE: Final = "serve"
+REFUSE: Final = "refuse"
 
 SHORTEST_ADMIN_KEY: Final = 16
 
@@ -154,6 +158,22 @@ SETTINGS: Final[Mapping[str, Setting]] = {
             "The secret in AWS Secrets Manager that gives the user, password and name of the database."),
         Setting("CACHE_URL", _REDIS, None,
             "Valkey: a host, or a redis:// or rediss:// (TLS) URL. Not set: a cache in the process.", secret=True),
+        Setting("TBEAST_DB_CA", _PATH, None,
+            "PEM file with the certificate authorities that the database's certificate is checked against."
+            " Not set: those of the system."),
+        Setting("TBEAST_CACHE_CA", _PATH, None,
+            "PEM file with the certificate authorities that Valkey's certificate is checked against."
+            " Not set: those of the system."),
+        Setting("TBEAST_MIGRATE", one_of((AUTO, NEVER)), AUTO,
+            "auto: bring the database's schema up to date at the start. never: only tbeast migrate does."),
+        Setting("TBEAST_CLUSTER_NODES", whole(1, 1000), 1,
+            "How many nodes share the limits of a key through Valkey. While Valkey is away each admits its share."),
+        Setting("TBEAST_SPOOL_LIMIT_MB", whole(1, 1_000_000), 1024,
+            "How much usage that the database has not taken yet may lie in the state folder, in MiB."
+            " At the limit the oldest is kept."),
+        Setting("TBEAST_WHEN_UNMETERED", one_of((SERVE, REFUSE)), SERVE,
+            "What to do while neither database nor spool takes usage. serve: answer, count in memory, and raise the"
+            " alarm. refuse: answer 503."),
         Setting("CLUSTER_NODE",
             matching("1 to 253 letters, digits, dots, underscores and hyphens", r"[A-Za-z0-9._-]{1,253}"), "localhost",
             "The name of this node. Not set: the name of the host."),
@@ -207,6 +227,12 @@ class Settings:
     aurora_url: str | None = field(repr=False)
     db_secret_name: str | None
     cache_url: str | None = field(repr=False)
+    db_ca: str | None
+    cache_ca: str | None
+    migrate: str
+    cluster_nodes: int
+    spool_limit_mb: int
+    when_unmetered: str
     cluster_node: str
     node_env: str
     aws_region: str | None
@@ -263,11 +289,6 @@ TO_COME: Final = {
     "HEALTH_PORT_LRS": "report surface",
     "UDP_PORT_LRS": "report surface",
     "HEALTH_PORT_WEBHOOK": "webhook push",
-    "AURORA_URL": "database",
-    "DB_SECRET_NAME": "database",
-    "CACHE_URL": "shared cache",
-    "AWS_REGION": "use for AWS",
-    "SQS_USAGE_LOG_QUEUE_URL": "usage log",
     "ADMIN_KEY": "/admin",
 }
 """Settings that are accepted and checked, and what this version lacks to act on them."""

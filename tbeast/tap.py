@@ -85,6 +85,8 @@ def makeService(options: Options, reactor: Any = None) -> IService:
 
     if reactor is None:
         from twisted.internet import reactor
+
+        wait_evenly(reactor)
     allow_open_files()
     service = build(
         options.settings,
@@ -106,6 +108,20 @@ def allow_open_files() -> int:
         with suppress(ValueError, OSError):  # a system that promises more than it keeps
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def wait_evenly(reactor: Any) -> None:
+    """Have the reactor wait by the seconds that pass, and not by the time of day.
+
+    Twisted takes the wall clock for that: set back by an hour, it would hold up everything for an hour. What is waited
+    for already is waited for as long as before.
+    """
+    before, uptime = reactor.seconds, uptime_clock()
+    apart = uptime() - before()
+    for call in reactor.getDelayedCalls():
+        call.time += apart
+        call.seconds = uptime
+    reactor.seconds = uptime
 
 
 def uptime_clock() -> Callable[[], float]:

@@ -25,6 +25,9 @@ def main(arguments: list[str]) -> None:
     """Run them all."""
     quick = "--quick" in arguments
     bench("frames", *(("--frames=2000", "--rounds=1") if quick else ()))
+    bench("gate", *(("--questions=2000", "--rounds=1") if quick else ()))
+    bench("metering", *(("--counts=10000", "--rounds=1", "--batches", "1") if quick else ()))
+    bench("syncing", *(("--rows=2000", "--rounds=1") if quick else ()))
     bench("serving", *(("--rounds=1", "--seconds=1", "--ticks=5") if quick else ()))
 
 

@@ -20,6 +20,8 @@ LEFT_OVER = re.compile(r"\b(TO" r"DO|FIX" r"ME|XX" r"X)\b")
 PLACE = re.compile(r"(?<![\w.~-])/(?:wo" r"rk|ro" r"ot|ho" r"me|t" r"mp)/[\w.-]")
 NEVER = ("twisted/__init__.py", "twisted/plugins/__init__.py")
 LOCKS = ("run", "test", "dev")
+EXTRAS = {"EMBEDDED": "run"}
+"""A list of setup.py: the lock that brings it, where that has another name."""
 
 
 def files() -> Iterator[Path]:
@@ -95,7 +97,7 @@ def locks() -> Iterable[str]:
     tree = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
     for node in tree.body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id.isupper():
-            lock = node.targets[0].id.lower()
+            lock = EXTRAS.get(node.targets[0].id, node.targets[0].id.lower())
             for asked in ast.literal_eval(node.value):
                 name = re.split(r"[<>=!~\[ ]", asked)[0].lower().replace(".", "-").replace("_", "-")
                 if name not in pins[lock]:

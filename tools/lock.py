@@ -41,7 +41,7 @@ def main() -> None:
     compile_lock("dev", "--extra=dev")
     bound = "--constraint=requirements/dev.txt"
     compile_lock("test", "--extra=test", bound)
-    compile_lock("run", bound)
+    compile_lock("run", "--extra=embedded", bound)
 
 
 if __name__ == "__main__":

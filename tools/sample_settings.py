@@ -30,6 +30,8 @@ EXAMPLES = {
     "db_secret_name": "tbeast/database",
     "cache_url": "rediss://cache.example:6379",
     "cluster_node": "node-1",
+    "tbeast_db_ca": "/etc/tbeast/database-ca.pem",
+    "tbeast_cache_ca": "/etc/tbeast/cache-ca.pem",
     "aws_region": "us-east-2",
     "sqs_usage_log_queue_url": "https://sqs.example/123456789012/usage",
     "admin_key": "at-least-16-characters",

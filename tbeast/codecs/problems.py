@@ -37,6 +37,8 @@ CODES: Final[Mapping[str, tuple[int, str]]] = MappingProxyType(
         "quota_exceeded": (429, "The month's quota is used up"),
         "internal_error": (500, "Something went wrong here"),
         "no_fresh_price": (503, "There is no fresh price"),
+        "keys_unavailable": (503, "Keys cannot be checked now"),
+        "metering_unavailable": (503, "Requests cannot be recorded now"),
     }
 )
 """Code: the HTTP status and the title."""

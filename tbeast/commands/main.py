@@ -8,6 +8,13 @@ from typing import Final
 import click
 
 SUBCOMMANDS: Final = {
+    "assets": ("tbeast.commands.assets", "Look at the asset map in the database, and change it."),
+    "consume-usage": ("tbeast.commands.consume", "Write usage from the queue to the database."),
+    "keys": ("tbeast.commands.keys", "Make, list, revoke and change API keys."),
+    "migrate": ("tbeast.commands.migrate", "Bring the database's schema up to date."),
+    "parameters": ("tbeast.commands.parameters", "Look at the parameters in the database, and change them."),
+    "psql": ("tbeast.commands.psql", "Open the database with psql."),
+    "sync": ("tbeast.commands.sync", "Rebuild the shared cache from the database."),
     "check-config": ("tbeast.commands.checkconfig", "Check the settings and show where each comes from."),
     "explain": ("tbeast.commands.explain", "Tell how a price came about."),
     "lab": ("tbeast.commands.lab", "Run the exchange lab alone."),

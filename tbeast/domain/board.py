@@ -7,6 +7,10 @@ symbol. A REST answer does not replace what the symbol's own feed said a moment 
 a REST answer with what was said before it.
 
 The board judges nothing; L{tbeast.domain.pricing} does. Whoever must act on news takes the asset codes from L{dirty}.
+
+The rule of another asset map: a source stays what it is while its asset, its exchange and its spelling stay, and
+keeps all that is known of it; every other one begins with nothing but the state of its symbol's connection. What was
+held against a source holds on, but not what only sources that are gone now had said of it.
 """
 
 from __future__ import annotations
@@ -31,11 +35,21 @@ OLDER_IN_A_ROW: Final = 5
 WS: Final = "ws"
 REST: Final = "rest"
 
+ON_DEMAND_SECONDS: Final = 5.0
+"""When someone asks for an asset that no feed is asked for, and its price is older than this, REST is asked."""
+
+
+def is_on_demand(asset: Asset) -> bool:
+    """Whether no feed is asked for the asset: it has a price only when somebody wants one."""
+    return asset.symbols.keys() <= asset.unsubscribed
+
 
 class Source:
     """One asset on one exchange.
 
     @ivar asset: the asset's code; C{symbol} is the exchange's spelling of it.
+    @ivar home: whether the asset is at home there.
+    @ivar subscribed: whether the exchange's feed is asked for it; if not, REST is when somebody asks.
     @ivar quote_currency: what C{raw}, C{bid} and C{ask} are in.
     @ivar raw: the newest value (L{tbeast.domain.ticks.value_of}); with C{bid}, C{ask}, C{volume} NaN until heard.
     @ivar heard_at: when it was heard; C{None} until then.
@@ -52,7 +66,8 @@ class Source:
     __slots__ = (
         "agrees_since", "anchor", "apart_since", "ask", "asset", "bid", "changed_at", "connected", "delay", "exchange",
         "exchange_time", "expelled", "halted", "heard_at", "home", "lost_at", "older", "older_time", "price",
-        "quote_currency", "raw", "rhythm", "said", "subscribed_at", "suspect", "symbol", "via", "volume", "ws_heard_at",
+        "quote_currency", "raw", "rhythm", "said", "subscribed", "subscribed_at", "suspect", "symbol", "via", "volume",
+        "ws_heard_at",
     )  # fmt: skip
 
     def __init__(self, asset: Asset, exchange: str) -> None:
@@ -61,6 +76,7 @@ class Source:
         self.exchange = exchange
         self.symbol = asset.symbols[exchange]
         self.home = asset.home == exchange
+        self.subscribed = exchange not in asset.unsubscribed
         self.quote_currency = quote_currency(exchange, asset.code)
         self.price = self.raw = self.bid = self.ask = self.volume = self.exchange_time = UNKNOWN
         self.heard_at: float | None = None
@@ -81,8 +97,21 @@ class Source:
         self.agrees_since: float | None = None
         self.anchor: tuple[float, dict[str, tuple[float, float]]] | None = None
 
+    def join(self, other: Source) -> None:
+        """Take over the state of the connection from the source whose symbol this one's was."""
+        self.delay = other.delay
+        self.connected = other.connected
+        self.subscribed_at = other.subscribed_at
+        self.lost_at = other.lost_at
+        self.halted = other.halted
+
     def late(self, now: float, limits: Limits) -> bool:
-        """Whether the symbol's own feed is quiet for longer than its rhythm explains, or lags, or is not there."""
+        """Whether the symbol's own feed is quiet for longer than its rhythm explains, or lags, or is not there.
+
+        Where there is to be none, nothing is late.
+        """
+        if not self.subscribed:
+            return False
         if not self.connected:
             return not now - self.lost_at < GRACE_SECONDS
         if self.delay.seconds > LATE_FLOOR_SECONDS:
@@ -95,7 +124,9 @@ class Source:
 class Board:
     """Every source of every asset.
 
+    @ivar assets: the asset map in force.
     @ivar sources: by asset code (the stablecoins included), in the order of trust: the home exchange, then as given.
+    @ivar on_demand: the codes of the assets that no feed is asked for.
     @ivar dirty: the codes of assets of which something new is known; whoever acts on them clears them.
     @ivar awaken: called (with no arguments) when L{dirty} was empty and is no longer.
     """
@@ -105,15 +136,55 @@ class Board:
         self.assets = assets
         self.sources: dict[str, tuple[Source, ...]] = {}
         self.by_symbol: dict[str, dict[str, Source]] = {}
+        self.on_demand: frozenset[str] = frozenset()
         self.dirty: set[str] = set()
         self.awaken: Callable[[], None] = lambda: None
-        trust = tuple(trust)
-        for asset in (*assets.stablecoins.values(), *assets.assets.values()):
-            order = sorted(asset.symbols, key=lambda name, home=asset.home: (name != home, trust.index(name)))  # type: ignore[misc]
-            found = tuple(Source(asset, exchange) for exchange in order)
-            self.sources[asset.code] = found
-            for source in found:
-                self.by_symbol.setdefault(source.exchange, {})[source.symbol] = source
+        self._trust = tuple(trust)
+        self._lay_out(assets)
+
+    def adopt(self, assets: AssetMap) -> None:
+        """Hold the sources of another map from now on; see the rule above.
+
+        Marks as dirty whatever has other sources than before, and everything when a stablecoin has.
+        """
+        before = self.sources
+        self._lay_out(assets)
+        changed = set()
+        for code in before.keys() | self.sources.keys():
+            old, new = before.get(code, ()), self.sources.get(code, ())
+            if old != new:
+                changed.add(code)
+                _reconsider(new, {source.exchange for source in old if source not in new})
+        self.dirty |= changed if changed.isdisjoint(STABLECOINS) else self.sources.keys()
+        self.dirty &= self.sources.keys()
+        if self.dirty:
+            self.awaken()
+
+    def _lay_out(self, assets: AssetMap) -> None:
+        sources: dict[str, tuple[Source, ...]] = {}
+        by_symbol: dict[str, dict[str, Source]] = {}
+        every = (*assets.stablecoins.values(), *assets.assets.values())
+        for asset in every:
+            order = sorted(asset.symbols, key=lambda name, home=asset.home: (name != home, self._trust.index(name)))  # type: ignore[misc]
+            sources[asset.code] = tuple(self._source(asset, exchange) for exchange in order)
+            for source in sources[asset.code]:
+                by_symbol.setdefault(source.exchange, {})[source.symbol] = source
+        for asset in every:  # now that nothing can fail
+            for source in sources[asset.code]:
+                source.home = asset.home == source.exchange
+                source.subscribed = source.exchange not in asset.unsubscribed
+        self.assets, self.sources, self.by_symbol = assets, sources, by_symbol
+        self.on_demand = frozenset(asset.code for asset in every if is_on_demand(asset))
+
+    def _source(self, asset: Asset, exchange: str) -> Source:
+        """The one that there is for this spelling, or another that takes its place."""
+        held = self.by_symbol.get(exchange, {}).get(asset.symbols[exchange])
+        if held is not None and held.asset == asset.code:
+            return held
+        source = Source(asset, exchange)
+        if held is not None:
+            source.join(held)
+        return source
 
     def put(self, tick: Tick, via: str) -> str | None:
         """Take one tick; see L{tbeast.interfaces.TickSink.put}.
@@ -241,3 +312,15 @@ class Board:
     def _named(self, exchange: str, symbols: Iterable[str]) -> list[Source]:
         known = self.by_symbol.get(exchange, {})
         return [known[symbol] for symbol in symbols if symbol in known]
+
+
+def _reconsider(sources: tuple[Source, ...], gone: set[str]) -> None:
+    """Drop what the sources of an asset on the exchanges C{gone} had said of the others."""
+    for source in sources:
+        if source.anchor is not None:
+            changed_at, values = source.anchor
+            source.anchor = (changed_at, {name: value for name, value in values.items() if name not in gone})
+    if gone and all(source.expelled for source in sources):
+        # by a majority that is no more; and without one they could never be heard again
+        for source in sources:
+            source.expelled = False

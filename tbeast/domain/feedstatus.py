@@ -1,7 +1,7 @@
 """How the feed of one exchange is doing, as /admin, /exchanges and the operator's eyes get to see it.
 
 States: L{LIVE}, every connection is open and prices came within the last half minute; L{LATE}, open but quieter;
-L{CONNECTING}, on the way up, or lost a moment ago; L{DOWN}, everything else.
+L{CONNECTING}, on the way up, or lost a moment ago; L{OFF}, nothing is wanted of it; L{DOWN}, everything else.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ CONNECTING: Final = "connecting"
 LATE: Final = "late"
 DOWN: Final = "down"
 
-STATES: Final = (LIVE, CONNECTING, LATE, DOWN)
+OFF: Final = "off"
+
+STATES: Final = (LIVE, CONNECTING, LATE, DOWN, OFF)
 
 
 @frozen

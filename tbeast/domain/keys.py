@@ -8,6 +8,9 @@ The id of such a key is the beginning of its SHA-256, in base32.
 Ids are no secret: they stand in logs, reports and signed datagrams. Of the key itself only the SHA-256 is kept, and
 the datagram secret, which is HMAC-SHA256 with the key as the key and the word C{datagram} as the message: whoever
 holds the key can compute it, and whoever sees it cannot compute the key.
+
+A key that was revoked stays revoked, for good; and a key may have an end to come, from which on it is as good as
+revoked: so a key that was rotated works for a while beside the one that takes its place.
 """
 
 from __future__ import annotations
@@ -19,9 +22,9 @@ import re
 from collections.abc import Callable
 from typing import Final
 
-from attrs import field, frozen
+from attrs import Factory, field, frozen
 
-from tbeast.domain.plans import PLANS
+from tbeast.domain.plans import PLANS, Plan
 
 ID_LENGTH: Final = 10
 SECRET_LENGTH: Final = 32
@@ -41,6 +44,10 @@ class Account:
     @ivar tier: one of L{tbeast.domain.plans.PLANS}.
     @ivar name: what the operator calls it.
     @ivar datagram_secret: what signed datagrams are signed with.
+    @ivar plan: the limits of this very key; those of its tier unless somebody changed them.
+    @ivar lrs_addon: whether the add-on of unlimited reports was bought.
+    @ivar response_format: the format of answers that the owner prefers.
+    @ivar preferred_lang: the language of messages to the owner.
     """
 
     key_id: str
@@ -48,6 +55,59 @@ class Account:
     tier: str
     name: str
     datagram_secret: bytes = field(repr=False)
+    plan: Plan = Factory(lambda self: PLANS[self.tier], takes_self=True)
+    lrs_addon: bool = False
+    response_format: str = "tbc"
+    preferred_lang: str = "en"
+
+
+@frozen
+class KeyRecord:
+    """What the database knows of one key.
+
+    @ivar revoked: whether it was taken back, for good.
+    @ivar created_at: in seconds since the epoch, as is C{last_used_at}, which is C{None} before the first use.
+    @ivar current_usage: questions admitted in C{usage_month}, on all nodes, as far as they were recorded.
+    @ivar usage_month: C{YYYY-MM}, in UTC.
+    @ivar changed_at: when it was made, changed or revoked last, by the database's clock.
+    @ivar ends_at: from when on it is revoked without anybody's doing; C{None}: no such time was set.
+    """
+
+    account: Account
+    revoked: bool
+    created_at: float
+    last_used_at: float | None
+    current_usage: int
+    usage_month: str
+    changed_at: float = 0.0
+    ends_at: float | None = None
+
+    def is_revoked(self, now: float) -> bool:
+        """Whether it is refused at C{now}."""
+        return self.revoked or (self.ends_at is not None and self.ends_at <= now)
+
+    def used_in(self, month: str) -> int:
+        """How many questions were admitted in a month, C{YYYY-MM}: none, unless it is the one that was counted last."""
+        return self.current_usage if month == self.usage_month else 0
+
+
+CREATED: Final = "created"
+CHANGED: Final = "changed"
+REVOKED: Final = "revoked"
+CHANGES: Final = (CREATED, CHANGED, REVOKED)
+
+
+@frozen
+class KeyChange:
+    """Word that something happened to a key.
+
+    @ivar what: one of L{CHANGES}.
+    @ivar digest: SHA-256 of the key.
+    """
+
+    what: str
+    key_id: str
+    digest: bytes = field(repr=False)
 
 
 def make_key(random_bytes: Callable[[int], bytes]) -> str:

@@ -49,11 +49,12 @@ def rounded(value: float) -> float:
 
 
 class _Rate(NamedTuple):
-    """Dollars for one unit, until when that is known, and whether enough sources say so."""
+    """Dollars for one unit, until when that is known, whether enough sources say so, and which there were."""
 
     dollars: float
     until: float
     sure: bool
+    sources: tuple[Source, ...]
 
 
 def _lost(source: Source, now: float) -> bool:
@@ -81,6 +82,14 @@ class Pricer:
         self.noises = {code: Noise() for code in board.sources}
         self._rates: dict[str, _Rate] = {}
 
+    def adopt(self) -> None:
+        """The board has taken another map: forget what went, and every rate that one of these had a part in."""
+        sources = self.board.sources
+        self.noises = {code: self.noises.get(code) or Noise() for code in sources}
+        self._rates = {
+            code: rate for code, rate in self._rates.items() if set(rate.sources) <= set(sources.get(code, ()))
+        }
+
     def rate(self, currency: str, now: float) -> float | None:
         """Dollars for one unit of C{currency}; C{None} where that is not known at C{now}."""
         if currency == "USD":
@@ -89,13 +98,13 @@ class Pricer:
         return known.dollars if known is not None and now <= known.until else None
 
     def quote(self, asset: str, now: float) -> Quote | None:
-        """Price C{asset} (a code of the board), and learn its noise; C{None} if nothing was ever heard of it.
+        """Price C{asset}, and learn its noise; C{None} if nothing was ever heard of it, or it is not on the board.
 
         The stablecoins should be priced before the rest: their quotes are the rates of what follows.
         """
         quote, _ = self._price(asset, now)
         if asset in STABLECOINS and quote is not None and quote.quality not in (quotes.STALE, quotes.HALTED):
-            rate = _Rate(quote.price, quote.fresh_until, quote.seen >= RATE_SOURCES)
+            rate = _Rate(quote.price, quote.fresh_until, quote.seen >= RATE_SOURCES, self.board.sources[asset])
             if rate.sure or not self._sure(asset, now):
                 self._rates[asset] = rate
         return quote
@@ -107,7 +116,7 @@ class Pricer:
 
     def single(self, asset: str, exchange: str, now: float) -> Quote | None:
         """Price C{asset} by that exchange alone; C{None} unless it has a fresh value that may be given out."""
-        source = next((source for source in self.board.sources[asset] if source.exchange == exchange), None)
+        source = next((source for source in self.board.sources.get(asset, ()) if source.exchange == exchange), None)
         if source is None:
             return None
         verdict, value = self._judge(source, now)
@@ -118,7 +127,7 @@ class Pricer:
     def review(self, asset: str, now: float) -> list[Change]:
         """Bring the long memories of the asset's sources up to date; about once a second."""
         standings = []
-        for source in self.board.sources[asset]:
+        for source in self.board.sources.get(asset, ()):
             verdict, value = self._judge(source, now)
             if value is None or verdict not in (quotes.USED, quotes.SUSPECT, quotes.EXPELLED) or _lost(source, now):
                 forget(source)
@@ -127,7 +136,7 @@ class Pricer:
                 low, high = sorted((source.bid * rate, source.ask * rate))
                 book = (low, high) if low == low and high == high else (value, value)
                 standings.append(Standing(source, value, *book))
-        return review(standings, self.noises[asset].level, now)
+        return review(standings, self.noises[asset].level, now) if standings else []
 
     def age(self, source: Source, now: float) -> float | None:
         """How old the source's value is, the delay of its exchange's messages included; C{None} if there is none."""
@@ -171,7 +180,7 @@ class Pricer:
         mute_values: list[float] = []
         judged: list[tuple[Source, str]] = []
         suspects: list[str] = []
-        for source in self.board.sources[asset]:
+        for source in self.board.sources.get(asset, ()):
             verdict, value = self._judge(source, now)
             judged.append((source, verdict))
             if value is None:
@@ -311,7 +320,7 @@ class Pricer:
                 why = "is not known" if value is None else "rests on too few sources"
                 return f"the dollar rate of {source.quote_currency} {why}"
             case quotes.LOST:
-                return "its connection is lost"
+                return "its connection is lost" if source.subscribed else "only fetched when somebody asks"
             case quotes.HALTED_THERE:
                 return "the exchange says that trading stands still"
             case quotes.TOO_OLD:

@@ -21,6 +21,7 @@ microsecond, and whoever asks at the exact rate must find its token. What was mi
 and not given."""
 
 MICROSECOND: Final = 1e-6
+_WHOLE: Final = 1.0 - NEARLY
 
 
 class TokenBucket:
@@ -45,16 +46,19 @@ class TokenBucket:
         @return: 0 if it was there; else how many seconds from now to come back.
         """
         elapsed = now - self._read_at
+        tokens = self.tokens
         if elapsed > 0.0:
-            tokens = self.tokens + elapsed * self.qps
-            self.tokens = tokens if tokens < self.burst else float(self.burst)
+            tokens += elapsed * self.qps
+            if tokens > self.burst:
+                tokens = float(self.burst)
         elif elapsed < 0.0:
             self._closed_until += elapsed
         self._read_at = now
-        if self.tokens < 1.0 - NEARLY or now < self._closed_until - MICROSECOND:
-            return max((1.0 - self.tokens) / self.qps, self._closed_until - now) + MICROSECOND
-        self.tokens -= 1.0
-        if self.tokens < 1.0 - NEARLY:
+        if tokens < _WHOLE or now < self._closed_until - MICROSECOND:
+            self.tokens = tokens
+            return max((1.0 - tokens) / self.qps, self._closed_until - now) + MICROSECOND
+        self.tokens = tokens = tokens - 1.0
+        if tokens < _WHOLE:
             self._closed_until = now + self.min_wait_seconds
         return 0.0
 

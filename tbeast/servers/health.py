@@ -1,8 +1,9 @@
 """The health port: is this process alive, can it serve, should it be sent questions.
 
   - C{/live}: 200 for as long as the reactor turns.
-  - C{/health}: 200 when it can serve, that is when all its listeners are up and at least one asset has a fresh price;
-    else 503 with the reasons. A restart may mend it.
+  - C{/health}: 200 when it can serve, that is when all its listeners are up, at least one asset has a fresh price (or
+    every one is priced only when somebody asks), and no part behind it blocks (see L{tbeast.domain.backing}); else 503
+    with the reasons. A restart may mend it.
   - C{/ready}: 200 when it should be sent questions; names every feed and its state. Beside what C{/health} wants, at
     least one feed must live, and after the start it waits until nine tenths of the assets were priced once, or a
     minute is over. It does not fall back later because some assets have no price: every node would lose them at once,
@@ -20,6 +21,8 @@ from typing import Any, Final
 from twisted.web.resource import Resource
 
 from tbeast.codecs import problems, replies
+from tbeast.domain.backing import Backing, PartStatus
+from tbeast.domain.board import is_on_demand
 from tbeast.domain.feedstatus import LIVE, FeedStatus
 from tbeast.interfaces import Now
 from tbeast.servers.answers import Answers
@@ -40,10 +43,13 @@ class Health:
     @ivar started_at: when this was made, in seconds since the epoch.
     """
 
-    def __init__(self, *, answers: Answers, feeds: Feeds, listening: Listening, now: Now, node: str) -> None:
+    def __init__(
+        self, *, answers: Answers, feeds: Feeds, listening: Listening, now: Now, node: str, backing: Backing = tuple
+    ) -> None:
         self._answers = answers
         self._feeds = feeds
         self._listening = listening
+        self._backing = backing
         self._now = now
         self._node = node
         self._warm = False
@@ -58,18 +64,19 @@ class Health:
     def ready(self) -> tuple[bool, dict[str, Any]]:
         """Whether it should be sent questions, and how each feed is doing."""
         now, priced, feeds = self._now(), self._priced(), self._feeds()
-        total = len(self._answers.assets.assets)
+        expected = self._expected()
         reasons = self._reasons(priced)
-        if not any(status.state == LIVE for status in feeds):
+        if any(status.symbols for status in feeds) and not any(status.state == LIVE for status in feeds):
             reasons.append("no feed is live")
         if not self._warm:
-            self._warm = priced >= NEARLY_ALL * total or now - self.started_at >= WARM_UP_SECONDS
+            self._warm = priced >= NEARLY_ALL * expected or now - self.started_at >= WARM_UP_SECONDS
             if not self._warm:
-                reasons.append(f"warming up: {priced} of {total} assets have a fresh price")
+                reasons.append(f"warming up: {priced} of {expected} assets have a fresh price")
         return not reasons, {
             "ready": not reasons,
             "reasons": reasons,
             "feeds": [_feed(status) for status in feeds],
+            "backing": [_part(part, now) for part in self._backing()],
             **self._about(priced),
         }
 
@@ -81,10 +88,15 @@ class Health:
         now = self._now()
         return sum(now <= reply.fresh_until for reply in self._answers.shelf.replies.values())
 
+    def _expected(self) -> int:
+        """How many assets should have a price without anybody asking."""
+        return sum(not is_on_demand(asset) for asset in self._answers.assets.assets.values())
+
     def _reasons(self, priced: int) -> list[str]:
         reasons = [f"the listener {name} is not up" for name, is_up in self._listening().items() if not is_up]
-        if not priced:
+        if not priced and self._expected():
             reasons.append("no asset has a fresh price")
+        reasons += [f"{part.name}: {part.why or part.state}" for part in self._backing() if part.blocks]
         return reasons
 
     def _about(self, priced: int) -> dict[str, Any]:
@@ -149,6 +161,12 @@ def _feed(status: FeedStatus) -> dict[str, Any]:
         "last_heard_seconds": _seconds(status.last_heard_seconds),
         "why": status.why,
     }
+
+
+def _part(part: PartStatus, now: float) -> dict[str, Any]:
+    for_seconds = None if part.since is None else max(now - part.since, 0.0)
+    told = {"part": part.name, "state": part.state, "why": part.why, "for_seconds": _seconds(for_seconds)}
+    return {**told, **part.figures}
 
 
 def _seconds(seconds: float | None) -> float | None:

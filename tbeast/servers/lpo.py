@@ -20,12 +20,13 @@ from tbeast.codecs import problems, replies
 from tbeast.codecs.pricequeries import PriceQuery, asset_query, batch_body, batch_query, price_query
 from tbeast.codecs.problems import Problem
 from tbeast.codecs.signatures import key_of_headers
-from tbeast.domain.admission import ADMITTED, BAD_KEY, RATE_LIMITED, Verdict
+from tbeast.domain.admission import ADMITTED, BAD_KEY, KEYS_UNAVAILABLE, RATE_LIMITED, UNMETERED, Verdict
 from tbeast.domain.assetmap import QUOTES, AssetMap
 from tbeast.domain.counters import FAMILIES, Counters
 from tbeast.domain.feedstatus import FeedStatus
+from tbeast.domain.usage import SEVERAL
 from tbeast.interfaces import Now
-from tbeast.servers.answers import RETRY_AFTER_SECONDS, Answers, with_nearest
+from tbeast.servers.answers import RETRY_AFTER_SECONDS, Answer, Answers, with_nearest
 from tbeast.servers.gate import Gate
 from tbeast.servers.site import Page, WebRequest, tree
 
@@ -33,6 +34,11 @@ Feeds = Callable[[], Sequence[FeedStatus]]
 """How every exchange's feed is doing."""
 
 SERVICE: Final = "lpo"
+
+_WHY_NOT: Final = {
+    KEYS_UNAVAILABLE: "The keys have not been loaded yet: the database is away. Try again, or ask another node.",
+    UNMETERED: "Neither the database nor the spool takes what is to be recorded. Try again, or ask another node.",
+}
 
 
 class KeyedPage(Page):
@@ -53,7 +59,11 @@ class KeyedPage(Page):
             request.refuse(key)
             return
         now = self._now()
-        verdict = self._gate.admit(key, now)
+        verdict = request.verdict = self._gate.admit(key, now)
+        if verdict.outcome in (KEYS_UNAVAILABLE, UNMETERED):
+            request.responseHeaders.setRawHeaders(b"Retry-After", [b"%d" % ceil(verdict.retry_after_seconds)])
+            request.refuse(Problem(verdict.outcome, _WHY_NOT[verdict.outcome]))
+            return
         if verdict.outcome == BAD_KEY:
             _challenge(request, BAD_KEY)
             request.refuse(Problem(BAD_KEY, "Nobody has this key, or it was taken back."))
@@ -95,9 +105,12 @@ class PricePage(KeyedPage):
     async def _look_up(self, request: WebRequest, query: PriceQuery, asked_at: float) -> None:
         self._send(request, query, await self._answers.after_looking(query, asked_at))
 
-    def _send(self, request: WebRequest, query: PriceQuery, answer: bytes | Problem) -> None:
-        if isinstance(answer, bytes):
-            request.respond(200, answer, replies.CONTENT_TYPE)
+    def _send(self, request: WebRequest, query: PriceQuery, answer: Answer | Problem) -> None:
+        if query.asset in self._answers.assets.assets:
+            request.asset = query.asset
+        if isinstance(answer, Answer):
+            request.source, request.tier = answer.source, answer.tier
+            request.respond(200, answer.body, replies.CONTENT_TYPE)
             return
         if answer.status == 503:
             request.responseHeaders.setRawHeaders(b"Retry-After", [b"%d" % RETRY_AFTER_SECONDS])
@@ -123,6 +136,7 @@ class PricesPage(KeyedPage):
         if isinstance(asked, Problem):
             request.refuse(asked)
             return
+        request.asset = SEVERAL
         entries = [self._entry(query, now) for query in asked]
         if all(isinstance(entry, bytes) for entry in entries):
             self._send(request, [entry for entry in entries if isinstance(entry, bytes)])
@@ -136,7 +150,7 @@ class PricesPage(KeyedPage):
         if answer is None:
             # all of them begin now, and are waited for together
             return Deferred.fromCoroutine(self._look_up(query, now))
-        return answer if isinstance(answer, bytes) else problems.render_entry(query.asset, answer)
+        return answer.body if isinstance(answer, Answer) else problems.render_entry(query.asset, answer)
 
     async def _look_up(self, query: PriceQuery, asked_at: float) -> bytes:
         try:
@@ -144,7 +158,7 @@ class PricesPage(KeyedPage):
         except Exception:
             self._log.failure("The look-up of {asset} failed", asset=query.asset)
             answer = Problem("internal_error", "")
-        return answer if isinstance(answer, bytes) else problems.render_entry(query.asset, answer)
+        return answer.body if isinstance(answer, Answer) else problems.render_entry(query.asset, answer)
 
     async def _gather(self, request: WebRequest, entries: Sequence[bytes | Deferred[bytes]]) -> None:
         self._send(request, [entry if isinstance(entry, bytes) else await entry for entry in entries])
@@ -185,6 +199,7 @@ class _ExplainAssetPage(KeyedPage):
             return
         answer = self._answers.explain(asked.asset, now)
         if isinstance(answer, bytes):
+            request.asset = asked.asset
             request.respond(200, answer, replies.CONTENT_TYPE)
         else:
             request.refuse(answer)
@@ -193,48 +208,57 @@ class _ExplainAssetPage(KeyedPage):
 class ExchangesPage(Page):
     """C{GET /exchanges}: public."""
 
-    def __init__(self, assets: AssetMap, feeds: Feeds) -> None:
+    def __init__(self, answers: Answers, feeds: Feeds) -> None:
         super().__init__()
+        self._answers = answers
         self._feeds = feeds
-        self._known = [
-            {
-                "exchange": exchange,
-                "quote": quote,
-                "home_assets": sum(asset.home == exchange for asset in assets.assets.values()),
-                "assets": sum(exchange in asset.symbols for asset in assets.assets.values()),
-            }
-            for exchange, quote in QUOTES.items()
-        ]
 
     def answer(self, request: WebRequest) -> None:
         """Name every exchange, and how its feed is doing."""
         states = {status.exchange: status.state for status in self._feeds()}
-        listed = [{**known, "state": states.get(str(known["exchange"]), "down")} for known in self._known]
+        assets = self._answers.assets.assets.values()
+        listed = [
+            {
+                "exchange": exchange,
+                "quote": quote,
+                "home_assets": sum(asset.home == exchange for asset in assets),
+                "assets": sum(exchange in asset.symbols for asset in assets),
+                "state": states.get(exchange, "down"),
+            }
+            for exchange, quote in QUOTES.items()
+        ]
         body = problems.encode({"count": len(listed), "exchanges": listed})
         request.respond(200, body, replies.CONTENT_TYPE)
 
 
 class CategoriesPage(Page):
-    """C{GET /asset-categories}: public."""
+    """C{GET /asset-categories}: public. Written once for each asset map."""
 
-    def __init__(self, assets: AssetMap) -> None:
+    def __init__(self, answers: Answers) -> None:
         super().__init__()
-        categories = [
-            {
-                "category": category,
-                "count": len(codes),
-                "assets": [
-                    {"asset": code, "name": assets.assets[code].name, "home": assets.assets[code].home}
-                    for code in codes
-                ],
-            }
-            for category, codes in assets.categories().items()
-        ]
-        self._body = problems.encode({"count": len(categories), "categories": categories})
+        self._answers = answers
+        self._written: tuple[AssetMap, bytes] | None = None
 
     def answer(self, request: WebRequest) -> None:
         """Name every asset by its category."""
-        request.respond(200, self._body, replies.CONTENT_TYPE)
+        assets = self._answers.assets
+        if self._written is None or self._written[0] is not assets:
+            self._written = (assets, _categories(assets))
+        request.respond(200, self._written[1], replies.CONTENT_TYPE)
+
+
+def _categories(assets: AssetMap) -> bytes:
+    categories = [
+        {
+            "category": category,
+            "count": len(codes),
+            "assets": [
+                {"asset": code, "name": assets.assets[code].name, "home": assets.assets[code].home} for code in codes
+            ],
+        }
+        for category, codes in assets.categories().items()
+    ]
+    return problems.encode({"count": len(categories), "categories": categories})
 
 
 class StatsPage(KeyedPage):
@@ -272,14 +296,20 @@ class StatsPage(KeyedPage):
 
 
 def lpo_pages(
-    *, gate: Gate, answers: Answers, assets: AssetMap, counters: Counters, feeds: Feeds, now: Now, node: str
+    *,
+    gate: Gate,
+    answers: Answers,
+    counters: Counters,
+    feeds: Feeds,
+    now: Now,
+    node: str,
 ) -> Mapping[bytes, Resource]:
     """Make every page of the price surface, by the name it stands under."""
     return {
         b"price": PricePage(gate, now, answers),
         b"prices": PricesPage(gate, now, answers, node),
-        b"exchanges": ExchangesPage(assets, feeds),
-        b"asset-categories": CategoriesPage(assets),
+        b"exchanges": ExchangesPage(answers, feeds),
+        b"asset-categories": CategoriesPage(answers),
         b"explain": ExplainPage(gate, now, answers),
         b"stats": StatsPage(gate, now, answers, counters, feeds, node),
     }

@@ -13,6 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCol
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from tbeast.domain.backing import Backing
 from tbeast.domain.counters import FAMILIES, Counters
 from tbeast.domain.feedstatus import STATES
 from tbeast.domain.quotes import QUALITIES
@@ -35,9 +36,11 @@ class Metrics:
 
     content_type: Final = CONTENT_TYPE_LATEST.encode("ascii")
 
-    def __init__(self, *, counters: Counters, answers: Answers, feeds: Feeds, now: Now) -> None:
+    def __init__(
+        self, *, counters: Counters, answers: Answers, feeds: Feeds, now: Now, backing: Backing = tuple
+    ) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(_NodeCollector(counters, answers, feeds, now))
+        self._registry.register(_NodeCollector(counters, answers, feeds, now, backing))
         ProcessCollector(namespace="tbeast", registry=self._registry)
 
     def exposition(self) -> bytes:
@@ -46,17 +49,19 @@ class Metrics:
 
 
 class _NodeCollector(Collector):
-    def __init__(self, counters: Counters, answers: Answers, feeds: Feeds, now: Now) -> None:
+    def __init__(self, counters: Counters, answers: Answers, feeds: Feeds, now: Now, backing: Backing) -> None:
         self._counters = counters
         self._answers = answers
         self._feeds = feeds
         self._now = now
+        self._backing = backing
         self._started_at = now()
 
     def collect(self) -> Iterable[Metric]:
         yield from self._counted()
         yield from self._feeding()
         yield from self._pricing()
+        yield from self._behind()
 
     def _counted(self) -> Iterator[Metric]:
         for family, (what, labels) in FAMILIES.items():
@@ -82,6 +87,16 @@ class _NodeCollector(Collector):
             for status in feeds:
                 gauge.add_metric((status.exchange,), getattr(status, name))
             yield gauge
+
+    def _behind(self) -> Iterator[Metric]:
+        """The parts behind the surface."""
+        state = GaugeMetricFamily("tbeast_part_state", "1 for the state a part is in", labels=("part", "state"))
+        for part in self._backing():
+            state.add_metric((part.name, part.state), 1.0)
+            for figure, value in part.figures.items():
+                what = f"{figure.replace('_', ' ').capitalize()} of the part {part.name}"
+                yield GaugeMetricFamily(f"tbeast_{part.name}_{figure}", what, value=value)
+        yield state
 
     def _pricing(self) -> Iterator[Metric]:
         now = self._now()

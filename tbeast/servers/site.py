@@ -31,7 +31,9 @@ from zope.interface import implementer
 
 from tbeast.codecs import problems
 from tbeast.codecs.problems import Problem
+from tbeast.domain.admission import ADMITTED, Verdict
 from tbeast.domain.counters import Counters
+from tbeast.domain.usage import NOBODY, Ledger
 from tbeast.interfaces import Now
 
 IDLE_SECONDS: Final = 60
@@ -142,6 +144,7 @@ class WebChannel(HTTPChannel):
         """Refuse a body that is being sent, and end the connection."""
         body = problems.render(_TOO_LARGE, self.site.new_id())
         self.site.count(413)
+        self.site.record_nobody(413)
         transport = self.transport
         assert transport is not None
         transport.write(
@@ -173,6 +176,9 @@ class WebRequest(Request):
     @ivar query: what stands after the C{?}, as it came.
     @ivar is_too_large: whether its body was larger than L{LARGEST_BODY}, and was not kept.
     @ivar is_gone: whether the client went away.
+    @ivar verdict: what the gate said of it, if it was asked.
+    @ivar asset: the known asset that it asks for, for the ledger, as are C{source} and C{tier} of the answer.
+    @ivar began_at: when it was read.
     """
 
     channel: WebChannel
@@ -181,6 +187,12 @@ class WebRequest(Request):
     query = b""
     is_too_large = False
     is_gone = False
+    verdict: Verdict | None = None
+    asset = ""
+    source = ""
+    tier = ""
+    began_at = 0.0
+    _is_recorded = False
     _body_size = 0
     _log = Logger()
 
@@ -218,6 +230,7 @@ class WebRequest(Request):
     def process(self) -> None:
         """Find the resource and let it answer."""
         self.site = site = self.channel.site
+        self.began_at = site.now()
         self.responseHeaders.setRawHeaders(b"Server", [b"tbeast"])
         self.responseHeaders.setRawHeaders(b"Date", [site.date()])
         self.prepath = []
@@ -233,7 +246,8 @@ class WebRequest(Request):
             self.processingFailed(Failure())  # type: ignore[no-untyped-call]
 
     def respond(self, status: int, body: bytes, content_type: bytes) -> None:
-        """Send the whole answer, and count it; nothing happens if the client is gone. HEAD gets no body."""
+        """Send the whole answer, and count it; if the client is gone it is only recorded. HEAD gets no body."""
+        self._record(status)
         if self.is_gone:
             return
         headers = self.responseHeaders
@@ -244,6 +258,22 @@ class WebRequest(Request):
         self.site.count(status)
         self.write(body)  # type: ignore[no-untyped-call]
         self.finish()  # type: ignore[no-untyped-call]
+
+    def _record(self, status: int) -> None:
+        """Put the request into the ledger, once: what was admitted counts, whether or not the client waited for it."""
+        ledger, verdict = self.site.ledger, self.verdict
+        if ledger is None or self._is_recorded:
+            return
+        self._is_recorded = True
+        if verdict is None or verdict.account is None:
+            key_id, is_admitted = NOBODY, False
+        else:
+            key_id, is_admitted = verdict.account.key_id, verdict.outcome == ADMITTED
+        now = self.site.now()
+        took = max(int((now - self.began_at) * 1e6), 0)
+        ledger.count(
+            key_id, self.site.service, "http", self.asset, self.source, self.tier, status, is_admitted, now, took
+        )
 
     def refuse(self, problem: Problem, request_id: str = "") -> None:
         """Send a refusal."""
@@ -275,6 +305,8 @@ class WebSite(Site):
     """A tree of resources and what its requests need.
 
     @ivar new_id: makes request ids.
+    @ivar service: what it is called in counters and in the ledger.
+    @ivar ledger: where every answer is recorded; C{None}: nowhere.
     """
 
     protocol = WebChannel  # type: ignore[assignment]
@@ -290,17 +322,19 @@ class WebSite(Site):
         new_id: Callable[[], str],
         counters: Counters | None = None,
         service: str = "",
+        ledger: Ledger | None = None,
     ) -> None:
         super().__init__(root, timeout=IDLE_SECONDS, reactor=reactor, parsePOSTFormSubmission=False)  # type: ignore[no-untyped-call]
         self.new_id = new_id
-        self._now = now
+        self.now = now
+        self.service = service
+        self.ledger = ledger
         self._counters = counters
-        self._service = service
         self._date = (0, b"")
 
     def date(self) -> bytes:
         """The time for the Date header, written once a second."""
-        second = int(self._now())
+        second = int(self.now())
         if second != self._date[0]:
             self._date = (second, formatdate(second, usegmt=True).encode("ascii"))
         return self._date[1]
@@ -308,7 +342,12 @@ class WebSite(Site):
     def count(self, status: int) -> None:
         """Count one answer."""
         if self._counters is not None:
-            self._counters.count("requests", self._service, "http", str(status))
+            self._counters.count("requests", self.service, "http", str(status))
+
+    def record_nobody(self, status: int) -> None:
+        """Put an answer into the ledger that no request came to: it was refused while it was read."""
+        if self.ledger is not None:
+            self.ledger.count(NOBODY, self.service, "http", "", "", "", status, False, self.now(), 0)
 
     def startFactory(self) -> None:
         """Unlike twisted.web, keep no access log, and so no clock for it."""

@@ -3,7 +3,8 @@
 The rule: a symbol is asked for only while its own feed is late (L{tbeast.domain.freshness}), which is before its price
 grows too old, and no more as soon as the feed is back. Each exchange has a desk that keeps to the exchange's rate,
 stays shut for a while when the exchange says that it was asked too much or does not answer, and asks for a refused
-symbol again only after L{REFUSED_SECONDS}.
+symbol again only after L{REFUSED_SECONDS}. What no feed is asked for is never late: it is asked for only on demand
+(L{tbeast.services.pricelookup}).
 """
 
 from __future__ import annotations
@@ -267,7 +268,8 @@ class Fallback:
 
     def _tell(self, exchange: str, late: int) -> None:
         """One line when much of an exchange begins to be late, and one when that is over; a few always are."""
-        outage = late * NEWSWORTHY >= len(self._board.by_symbol[exchange])
+        sources = self._board.by_symbol.get(exchange, {}).values()
+        outage = late > 0 and late * NEWSWORTHY >= sum(source.subscribed for source in sources)
         before, self._outage[exchange] = self._outage[exchange], outage
         if outage and not before:
             self.log.info("{exchange}: REST is asked for {count} late symbols", exchange=exchange, count=late)

@@ -6,11 +6,15 @@ The rules:
     L{tbeast.services.feedshard}.
   - Connections are begun no faster than the exchange permits, and not at all for as long as it has asked us to wait.
   - No exchange holds up another, nor the start: the daemon comes up whether or not any of them answers.
+  - When other symbols are wanted, each connection keeps those of its own that still are, and new ones go where room is;
+    only the connections whose symbols have changed are replaced, and each serves until its successor does. Connections
+    that have become few in symbols are put together only at the next start.
+  - An exchange of which nothing is wanted is L{OFF}: it has no connections, and nobody misses them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from twisted.application.service import MultiService, Service
@@ -19,16 +23,45 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from tbeast.codecs.exchanges.base import Exchange
+from tbeast.domain.assetmap import AssetMap
 from tbeast.domain.counters import Counters
-from tbeast.domain.feedstatus import CONNECTING, DOWN, LATE, LIVE, FeedStatus
+from tbeast.domain.feedstatus import CONNECTING, DOWN, LATE, LIVE, OFF, FeedStatus
 from tbeast.domain.pacing import Pace
 from tbeast.domain.shards import shards
 from tbeast.interfaces import Chance, Now, SocketDialer, TickSink
 from tbeast.services.feedshard import FeedShard
 
+"""The state of a feed that is to carry nothing; beside those in L{tbeast.domain.feedstatus}."""
+
 DUE_EVERY_SECONDS: Final = 1.0
 LATE_SECONDS: Final = 30.0
 ON_THE_WAY_SECONDS: Final = 10.0
+
+
+def moved(parts: Sequence[tuple[str, ...]], symbols: Iterable[str], symbols_per_socket: int) -> list[tuple[str, ...]]:
+    """Spread other symbols over connections that there are, and as few new ones as that takes.
+
+    Those that are on one stay there. New ones fill the connections that have to change in any case, then the emptiest.
+
+    @param parts: what each connection carries now.
+    @param symbols: all that is wanted, the most important first.
+    @return: what each is to carry, in the order of C{parts}; one that has nothing left is empty.
+    """
+    wanted = tuple(dict.fromkeys(symbols))
+    place_of = {symbol: place for place, part in enumerate(parts) for symbol in part}
+    planned: list[list[str]] = [[] for _ in parts]
+    new = []
+    for symbol in wanted:
+        if symbol in place_of:
+            planned[place_of[symbol]].append(symbol)
+        else:
+            new.append(symbol)
+    order = sorted(range(len(parts)), key=lambda place: (len(planned[place]) == len(parts[place]), len(planned[place])))
+    for place in order:
+        room = max(0, symbols_per_socket - len(planned[place]))
+        planned[place] += new[:room]
+        del new[:room]
+    return [*map(tuple, planned), *shards(new, symbols_per_socket)]
 
 
 class ExchangeFeed(Service):
@@ -73,6 +106,7 @@ class ExchangeFeed(Service):
         self._pace = Pace(exchange.facts.dials.count, exchange.facts.dials.seconds)
         self._held_until = 0.0
         self._shards: list[FeedShard] = []
+        self._closing: list[FeedShard] = []
         self._due: IDelayedCall | None = None
         self._stopped: list[Deferred[None]] = []
         self._state = ""
@@ -89,7 +123,7 @@ class ExchangeFeed(Service):
         super().startService()  # type: ignore[no-untyped-call]
         self.stopping = False
         self.why = ""
-        self._state = CONNECTING
+        self._state = CONNECTING if self.symbols else OFF
         self._shards = [FeedShard(self, part) for part in shards(self.symbols, self.exchange.facts.symbols_per_socket)]
         for shard in self._shards:
             shard.begin()
@@ -112,6 +146,27 @@ class ExchangeFeed(Service):
         self.link_ended()
         return done
 
+    def adopt(self, symbols: Iterable[str]) -> None:
+        """Carry these symbols from now on, the most important first; see the rules above."""
+        before, self.symbols = self.symbols, tuple(dict.fromkeys(symbols))
+        if not self.running or set(before) == set(self.symbols):
+            return
+        if not self.symbols:
+            self.why = ""
+        parts = moved([shard.symbols for shard in self._shards], self.symbols, self.exchange.facts.symbols_per_socket)
+        carried, self._shards = self._shards, []
+        for shard, part in zip(carried, parts, strict=False):
+            if part:
+                self._shards.append(shard)
+                shard.adopt(part)
+            else:
+                self._closing.append(shard)
+                shard.close("nothing is wanted of it any more")
+        for part in parts[len(carried) :]:
+            self._shards.append(FeedShard(self, part, joins=True))
+            self._shards[-1].begin()
+        self._review(self.now())
+
     def reconnect(self, why: str) -> None:
         """Drop every connection and dial again at once (as fast as the exchange permits)."""
         self.log.info("{exchange}: reconnecting: {why}", exchange=self.exchange_name, why=why)
@@ -122,6 +177,7 @@ class ExchangeFeed(Service):
     def status(self) -> FeedStatus:
         """How it is doing just now."""
         now = self.now()
+        wanted = set(self.symbols)
         links = [link for shard in self._shards for link in shard.open_links()]
         serving = [shard.serving for shard in self._shards if shard.serving is not None]
         opened = [link.opened_at for link in serving if link.opened_at is not None]
@@ -131,23 +187,26 @@ class ExchangeFeed(Service):
             state=self.state(now),
             connections=len(links),
             symbols=len(self.symbols),
-            live_symbols=len({symbol for link in links for symbol in link.heard}),
-            refused=tuple(sorted({symbol for link in serving for symbol in link.refused})),
-            unacknowledged=tuple(sorted({symbol for link in serving for symbol in link.silent})),
+            live_symbols=len({symbol for link in links for symbol in link.heard} & wanted),
+            refused=tuple(sorted({symbol for link in serving for symbol in link.refused} & wanted)),
+            unacknowledged=tuple(sorted({symbol for link in serving for symbol in link.silent} & wanted)),
             connected_seconds=max(0.0, now - max(opened)) if opened else 0.0,
             last_heard_seconds=max(0.0, now - max(heard)) if heard else None,
             why=self.why,
         )
 
     def state(self, now: float) -> str:
-        """One of L{tbeast.domain.feedstatus.STATES}: that of the connection which is worst off."""
+        """L{OFF}, or one of L{tbeast.domain.feedstatus.STATES}: that of the connection which is worst off."""
+        if not self.symbols:
+            return OFF
         if not self.running or not self._shards:
             return DOWN
-        out = [shard for shard in self._shards if shard.serving is None]
+        judged = [shard for shard in self._shards if not shard.is_new(now, LATE_SECONDS)] or self._shards
+        out = [shard for shard in judged if shard.serving is None]
         if out:
             on_the_way = all(not shard.failed or now - shard.out_since < ON_THE_WAY_SECONDS for shard in out)
             return CONNECTING if on_the_way else DOWN
-        carrying = [shard for shard in self._shards if shard.serving is not None and shard.serving.carries()]
+        carrying = [shard for shard in judged if shard.serving is not None and shard.serving.carries()]
         quiet = [shard for shard in carrying if now - (shard.heard_at() or 0.0) > LATE_SECONDS]
         if carrying and not quiet:
             return LIVE
@@ -184,7 +243,8 @@ class ExchangeFeed(Service):
 
     def link_ended(self) -> None:
         """A connection is gone; when we are stopping and it was the last, say so."""
-        if self.stopping and not any(shard.links() for shard in self._shards):
+        self._closing = [shard for shard in self._closing if shard.links()]
+        if self.stopping and not self._closing and not any(shard.links() for shard in self._shards):
             stopped, self._stopped = self._stopped, []
             for done in stopped:
                 done.callback(None)
@@ -220,12 +280,23 @@ class ExchangeFeed(Service):
 class Feeds(MultiService):
     """The feeds of all exchanges; none waits for another."""
 
+    log = Logger()
+
     def __init__(self, feeds: Iterable[ExchangeFeed]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._feeds: dict[str, ExchangeFeed] = {}
         for feed in feeds:
             self._feeds[feed.exchange_name] = feed
             feed.setServiceParent(self)  # type: ignore[no-untyped-call]
+
+    def adopt(self, assets: AssetMap) -> None:
+        """Have each subscribe to what another map wants of it."""
+        for exchange, feed in self._feeds.items():
+            try:
+                feed.adopt(assets.subscriptions(exchange))
+            except Exception:
+                feed.counters.count("service_failures", f"feed {exchange}")
+                self.log.failure("{exchange}: cannot go over to another asset map", exchange=exchange)
 
     def status(self) -> list[FeedStatus]:
         """How each is doing, in the order in which they were given."""

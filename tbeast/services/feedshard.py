@@ -5,7 +5,7 @@ The rules:
   - After an end the next try waits by L{tbeast.domain.backoff}; only a healthy minute, open and with prices, makes the
     waits short again, and no number of failures ends anything.
   - A connection that will end is replaced before it does: its successor takes over when it has been heard, and not
-    before; one that fails leaves the old one in its place.
+    before; one that fails leaves the old one in its place. The same is done where other symbols are wanted of it.
   - A quiet market is no dead socket. Whether a connection lives is its codec's word; only where many symbols used to
     bring prices all the time, and all fall silent at once, is a new connection tried without being asked for.
   - The sink is told which symbols a live connection carries and which are halted, and nothing twice. What an ended
@@ -74,7 +74,7 @@ class ShardOwner(Protocol):
         """Begin no connection for so long."""
 
     def subscribed(self, symbols: tuple[str, ...]) -> None:
-        """A connection for these has come up where there was none."""
+        """A connection for these has come up where there was none for them."""
 
     def link_ended(self) -> None:
         """A connection is gone."""
@@ -87,12 +87,14 @@ class FeedShard:
     @ivar symbols: the part.
     @ivar out_since: since when none serves, while none does.
     @ivar failed: whether any connection has ended or failed since the start.
+    @ivar joins: whether it was made beside others that were there already.
     """
 
     log = Logger()
 
-    def __init__(self, feed: ShardOwner, symbols: tuple[str, ...]) -> None:
+    def __init__(self, feed: ShardOwner, symbols: tuple[str, ...], joins: bool = False) -> None:
         self.symbols = symbols
+        self.joins = joins
         self.serving: FeedLink | None = None
         self.candidate: FeedLink | None = None
         self.retired: set[FeedLink] = set()
@@ -121,6 +123,30 @@ class FeedShard:
         for link in self.links():
             link.drop("stopped")
 
+    def close(self, why: str) -> None:
+        """End everything in good order, and begin nothing more; what is not over at once is waited for as retired."""
+        self._cancel_plan()
+        self.symbols = ()
+        self._tell_halts("")
+        self._tell_sink()
+        for link in (self.serving, self.candidate):
+            if link is not None:
+                self.retired.add(link)
+                link.retire(why)
+        self.serving = self.candidate = None
+
+    def adopt(self, symbols: tuple[str, ...]) -> None:
+        """Carry these from now on: at once, or as soon as a successor of the connection does."""
+        before, self.symbols = self.symbols, symbols
+        if set(before) == set(symbols):
+            return
+        self._tell_halts("")
+        self._tell_sink()
+        self._per_minute = None  # others have another rhythm
+        if self.serving is not None:
+            self._minute_began, self._minute_ticks = self._feed.now(), self.serving.ticks
+            self._replace_if_changed(self.serving)
+
     def links(self) -> list[FeedLink]:
         """Every connection that has not ended yet."""
         return [link for link in (self.serving, self.candidate, *self.retired) if link is not None]
@@ -142,6 +168,10 @@ class FeedShard:
         """When the newest price came over any of its connections."""
         times = [self.last_tick_at, *(link.last_tick_at for link in self.open_links())]
         return max((time for time in times if time is not None), default=None)
+
+    def is_new(self, now: float, seconds: float) -> bool:
+        """Whether it has joined others so lately that nobody can blame it for not having been heard yet."""
+        return self.joins and not self.failed and self.heard_at() is None and now - self.out_since < seconds
 
     def due(self, now: float) -> None:
         """A second has passed."""
@@ -170,12 +200,11 @@ class FeedShard:
     def link_opened(self, link: FeedLink) -> None:
         """See L{tbeast.services.feedlink.LinkOwner}."""
         self._feed.counters.count("feed_connections", self._feed.exchange_name)
-        first = self.serving is None
-        if first:
+        if self.serving is None:
             self._promote(link)
-        self._tell_sink()
-        if first and link.is_open:
-            self._feed.subscribed(self.symbols)
+        come = self._tell_sink()
+        if come and link.is_open:
+            self._feed.subscribed(come)
 
     def link_closed(self, link: FeedLink, reason: str) -> None:
         """See L{tbeast.services.feedlink.LinkOwner}."""
@@ -302,6 +331,11 @@ class FeedShard:
         self._tell_halts("")
         if link.leaving:
             self.replacement_wanted(link, link.leaving)
+        self._replace_if_changed(link)
+
+    def _replace_if_changed(self, link: FeedLink) -> None:
+        if set(link.symbols) != set(self.symbols):
+            self.replacement_wanted(link, "other symbols are wanted")
 
     def _judge_candidate(self, candidate: FeedLink, now: float) -> None:
         open_for = now - (candidate.opened_at or now)
@@ -330,27 +364,32 @@ class FeedShard:
 
     def _tell_halts(self, reason: str) -> None:
         """Let the sink know what the serving connection says of halts, as far as it is news."""
-        before, after = self._halted, set() if self.serving is None else set(self.serving.halted)
+        before, after = self._halted, set() if self.serving is None else self.serving.halted & set(self.symbols)
         self._halted = after
         name = self._feed.exchange_name
         for symbols, halted in ((after - before, True), (before - after, False)):
             if symbols:
                 self._feed.sink.halted(name, tuple(sorted(symbols)), halted)
-        if bool(before) != bool(after):
+        if bool(before.intersection(self.symbols)) != bool(after):
             says = f"is halted: {reason}" if after else "goes on"
             self.log.warn("{exchange}: trading {says}", exchange=name, says=says)
 
-    def _tell_sink(self) -> None:
+    def _tell_sink(self) -> tuple[str, ...]:
+        """Let the sink know which of the symbols are carried, as far as it is news; give those that are now."""
         feed = self._feed
         carried: set[str] = set()
         for link in self.open_links():
             carried |= link.carries()
+        carried.intersection_update(self.symbols)
         before, self._carried = self._carried, carried
         now = feed.now()
-        if gone := tuple(symbol for symbol in self.symbols if symbol in before and symbol not in carried):
+        known = dict.fromkeys((*self.symbols, *sorted(before)))
+        if gone := tuple(symbol for symbol in known if symbol in before and symbol not in carried):
             feed.sink.disconnected(feed.exchange_name, gone, now)
-        if come := tuple(symbol for symbol in self.symbols if symbol in carried and symbol not in before):
+        come = tuple(symbol for symbol in self.symbols if symbol in carried and symbol not in before)
+        if come:
             feed.sink.connected(feed.exchange_name, come, now)
+        return come
 
 
 def _healthy(link: FeedLink) -> bool:

@@ -18,6 +18,8 @@ from twisted.python.failure import Failure
 
 from tbeast.domain.counters import Counters
 
+NEARLY = 1e-6
+
 
 class Periodic(Service):
     """Call something every so many seconds, for as long as the service runs.
@@ -77,6 +79,19 @@ class Periodic(Service):
         self._round.addCallback(lambda _: done.callback(None))
         return done
 
+    def set_every(self, seconds: float) -> None:
+        """Have the rounds come so many seconds apart from now on; the next one comes within that."""
+        self._every_seconds = seconds
+        if self._next is not None:
+            self._next.cancel()
+            self._plan(self._to_next_beat())
+
+    def _to_next_beat(self) -> float:
+        since = self._clock.seconds() - self._began
+        # a beat that is nearly here, by the last digits of floats, is this one and not the next
+        beat = (floor(since / self._every_seconds + NEARLY) + 1) * self._every_seconds
+        return max(0.0, beat - since)
+
     def _plan(self, wait: float) -> None:
         self._next = self._clock.callLater(wait, self._begin)
 
@@ -98,8 +113,5 @@ class Periodic(Service):
 
     def _ended(self, _result: None) -> None:
         self._round = None
-        if not self.running:
-            return
-        since = self._clock.seconds() - self._began
-        beat = (floor(since / self._every_seconds) + 1) * self._every_seconds
-        self._plan(max(0.0, beat - since))
+        if self.running:
+            self._plan(self._to_next_beat())

@@ -4,6 +4,10 @@ REST is asked at the asset's home first, then at L{tbeast.domain.pricing.TRUST} 
 L{PATIENCE_SECONDS}, and all together have L{DEADLINE_SECONDS}. However many wait for one asset, it is fetched once;
 and after a fetch that found nothing, nothing is fetched for L{NOTHING_SECONDS}.
 
+What no feed is asked for is fetched when someone wants it and what is known of it is older than
+L{tbeast.domain.board.ON_DEMAND_SECONDS}. If that brings nothing, the older price stands for as long as any may be
+given out.
+
 The cache has L{CACHE_PATIENCE_SECONDS}, and nobody waits for what is written to it. What it says of ages is believed
 only as far as this node's own clock and limits allow: an observation from the future is a clock that goes wrong.
 """
@@ -22,7 +26,7 @@ from twisted.python.failure import Failure
 
 from tbeast.codecs import cachedprices
 from tbeast.domain import quotes
-from tbeast.domain.board import Board
+from tbeast.domain.board import ON_DEMAND_SECONDS, Board
 from tbeast.domain.counters import Counters
 from tbeast.domain.pricing import Pricer
 from tbeast.domain.quotes import Quote
@@ -71,49 +75,70 @@ class PriceLookup:
         self._counters = counters
         self._clock = clock
         self._now = now
-        self._waiting: dict[str, list[Deferred[Quote | None]]] = {}
-        self._nothing_at: dict[str, float] = {}
+        self._waiting: dict[tuple[str, str], list[Deferred[tuple[Quote | None, str]]]] = {}
+        self._nothing_at: dict[tuple[str, str], float] = {}
 
-    async def find(self, asset: str) -> Quote | None:
-        """The price of C{asset} (a code of the board), from wherever it is fresh; C{None} if it is so nowhere."""
-        quote = self._remembered(asset)
-        if quote is not None:
+    async def find(self, asset: str, exchange: str = "") -> tuple[Quote | None, str]:
+        """The price of C{asset} (a code of the board), from wherever it is fresh, and where that was.
+
+        @param exchange: by that exchange alone, whose feed is not asked for it; empty: by all.
+        @return: the quote, and L{MEMORY}, L{CACHE} or L{REST}; C{None} and L{NOWHERE} if it is fresh nowhere.
+        """
+        wanted = (asset, exchange)
+        quote = self._remembered(wanted)
+        if quote is not None and self._suffices(quote, wanted):
             self._counters.count("lookups", MEMORY)
-            return quote
-        waiting: Deferred[Quote | None] = Deferred()
-        if asset in self._waiting:
-            self._waiting[asset].append(waiting)
+            return quote, MEMORY
+        waiting: Deferred[tuple[Quote | None, str]] = Deferred()
+        if wanted in self._waiting:
+            self._waiting[wanted].append(waiting)
         else:
-            self._waiting[asset] = [waiting]
-            ensureDeferred(self._fetch(asset)).addErrback(self._broken, asset)
+            self._waiting[wanted] = [waiting]
+            ensureDeferred(self._fetch(wanted)).addErrback(self._broken, asset)
         return await waiting
 
     def last_known(self, asset: str) -> Quote | None:
         """The newest quote of C{asset}, however old; its quality says so."""
         return self._pricer.quote(asset, self._now())
 
-    def _remembered(self, asset: str) -> Quote | None:
+    def _remembered(self, wanted: tuple[str, str]) -> Quote | None:
         now = self._now()
-        quote = self._pricer.quote(asset, now)
+        asset, exchange = wanted
+        quote = self._pricer.single(asset, exchange, now) if exchange else self._pricer.quote(asset, now)
         return quote if givable(quote, now) else None
 
-    async def _fetch(self, asset: str) -> None:
-        tier, quote = NOWHERE, None
+    def _suffices(self, quote: Quote, wanted: tuple[str, str]) -> bool:
+        """Whether nobody needs to be asked for a younger one."""
+        asset, exchange = wanted
+        if not exchange and asset not in self._board.on_demand:
+            return True
+        return self._now() - quote.observed_at < ON_DEMAND_SECONDS
+
+    async def _fetch(self, wanted: tuple[str, str]) -> None:
+        asset, exchange = wanted
+        quote, tier = None, NOWHERE
         try:
-            quote = await self._cached(asset)
-            if quote is not None:
-                tier = CACHE
-            else:
-                quote = await self._ask(asset)
-                if quote is not None:
-                    tier = REST
+            quote, tier = await self._search(wanted)
         finally:
-            for waiting in self._waiting.pop(asset):
+            for waiting in self._waiting.pop(wanted):
                 self._counters.count("lookups", tier)
-                waiting.callback(quote)
-        if quote is not None and tier == REST:
+                waiting.callback((quote, tier))
+        if quote is not None and tier == REST and not exchange:
             stored = self._cache.set(asset, cachedprices.encode(quote), int(self._max_age()))
             await self._in_time(stored, CACHE_PATIENCE_SECONDS)
+
+    async def _search(self, wanted: tuple[str, str]) -> tuple[Quote | None, str]:
+        asset, exchange = wanted
+        cached = None if exchange else await self._cached(asset)
+        if cached is not None and self._suffices(cached, wanted):
+            return cached, CACHE
+        asked = await self._ask(wanted)
+        if asked is not None:
+            return asked, REST
+        remembered = self._remembered(wanted)
+        if remembered is not None and (cached is None or remembered.observed_at > cached.observed_at):
+            return remembered, MEMORY
+        return (cached, CACHE) if cached is not None else (None, NOWHERE)
 
     async def _cached(self, asset: str) -> Quote | None:
         """What another node has stored, if it may still be given out by this node's clock and this node's limits."""
@@ -142,14 +167,15 @@ class PriceLookup:
     def _max_age(self) -> float:
         return self._board.limits.max_age_seconds
 
-    async def _ask(self, asset: str) -> Quote | None:
+    async def _ask(self, wanted: tuple[str, str]) -> Quote | None:
         """Ask one exchange after the other, until the board knows a price that may be given out."""
+        asset, exchange = wanted
         began = self._now()
-        if began - self._nothing_at.get(asset, float("-inf")) < NOTHING_SECONDS:
+        if began - self._nothing_at.get(wanted, float("-inf")) < NOTHING_SECONDS:
             return None
-        for source in self._board.sources[asset]:
+        for source in self._board.sources.get(asset, ()):
             desk = self._desks.get(source.exchange)
-            if desk is None or desk.shut() or source.halted:
+            if desk is None or desk.shut() or source.halted or (exchange and source.exchange != exchange):
                 continue
             left = DEADLINE_SECONDS - (self._now() - began)
             if left < PATIENCE_SECONDS / 10:
@@ -161,11 +187,11 @@ class PriceLookup:
             except Exception:
                 self.log.failure("asking {exchange} for {asset} failed", exchange=source.exchange, asset=asset)
                 continue
-            quote = self._remembered(asset)
-            if quote is not None:
-                self._nothing_at.pop(asset, None)
+            quote = self._remembered(wanted)
+            if quote is not None and self._suffices(quote, wanted):
+                self._nothing_at.pop(wanted, None)
                 return quote
-        self._nothing_at[asset] = self._now()
+        self._nothing_at[wanted] = self._now()
         return None
 
     def _broken(self, failure: Failure, asset: str) -> None:

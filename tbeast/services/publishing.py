@@ -6,6 +6,9 @@ reviewed anew, because time alone makes prices old, sources suspect and connecti
 waits for any of this.
 
 An asset that cannot be priced is taken from the shelf, and keeps none of the others from being priced.
+
+What no feed is asked for lies on the shelf only for L{tbeast.domain.board.ON_DEMAND_SECONDS}: then whoever asks for it
+next has it looked up.
 """
 
 from __future__ import annotations
@@ -18,7 +21,8 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from tbeast.domain import quotes
-from tbeast.domain.board import Board
+from tbeast.domain.assetmap import AssetMap
+from tbeast.domain.board import ON_DEMAND_SECONDS, Board
 from tbeast.domain.counters import Counters
 from tbeast.domain.pricing import Pricer
 from tbeast.domain.quotes import Quote
@@ -84,6 +88,19 @@ class Publishing(Service):
             self._planned.cancel()
             self._planned = None
 
+    def adopt(self, assets: AssetMap) -> None:
+        """Have board and pricer take another map; nothing of what went is given out any more when this returns."""
+        self._board.adopt(assets)
+        self._pricer.adopt()
+        self._codes = self._board.codes()
+        self._order = {code: place for place, code in enumerate(self._codes)}
+        for code in self._shelf.replies.keys() - assets.assets.keys():
+            self._shelf.take_down(code)
+        self.last = {code: quote for code, quote in self.last.items() if code in assets.assets}
+        self._failing &= self._order.keys()
+        if self.running:
+            self.publish()
+
     def sweep(self) -> None:
         """Bring everything up to date."""
         for _ in range(SLICES):
@@ -143,8 +160,11 @@ class Publishing(Service):
         if quote.quality in (quotes.STALE, quotes.HALTED):
             self._shelf.take_down(code)
             return
+        fresh_until = quote.fresh_until
+        if code in self._board.on_demand:
+            fresh_until = min(fresh_until, quote.observed_at + ON_DEMAND_SECONDS)
         head, tail = self._render(quote)
-        self._shelf.put(code, ReadyReply(head, tail, quote.observed_at, quote.fresh_until, quote.source, quote))
+        self._shelf.put(code, ReadyReply(head, tail, quote.observed_at, fresh_until, quote.source, quote))
         self._counters.count("publications")
 
     def _awaken(self) -> None:

@@ -352,11 +352,11 @@ class CombinationTests(FaultCase):
 
 class UnusedTests(SynchronousTestCase):
     def test_what_has_no_effect_is_named(self) -> None:
-        lines = from_environment(SERVER_TYPE="APP_SERVER", CACHE_URL="cache", ADMIN_KEY="a" * 16).unused_here()
+        lines = from_environment(SERVER_TYPE="APP_SERVER", TCP_PORT_LRS="9999", ADMIN_KEY="a" * 16).unused_here()
         self.assertEqual(
             lines,
             [
-                "CACHE_URL is set and has no effect: this version has no shared cache yet",
+                "TCP_PORT_LRS is set and has no effect: this version has no report surface yet",
                 "ADMIN_KEY is set and has no effect: this version has no /admin yet",
             ],
         )

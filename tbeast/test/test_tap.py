@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from twisted.application.service import IServiceMaker, Service
+from twisted.internet.base import DelayedCall
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import CannotListenError
 from twisted.internet.task import Clock
@@ -27,7 +28,7 @@ import tbeast
 from tbeast.domain.steadyclock import PATIENCE_SECONDS
 from tbeast.errors import TBeastError
 from tbeast.settings import Layer, load
-from tbeast.tap import FAILED_START, FrontDoor, Options, allow_open_files, steady_now, uptime_clock
+from tbeast.tap import FAILED_START, FrontDoor, Options, allow_open_files, steady_now, uptime_clock, wait_evenly
 
 ROOT = str(Path(tbeast.__file__).parent.parent)
 
@@ -112,11 +113,11 @@ class OptionsTests(SynchronousTestCase):
         self.assertIn(f"TBEAST_STATE = {file!r}: is not a folder", lines[2])
 
     def test_check_alone(self) -> None:
-        self.environ["CACHE_URL"] = "cache"
+        self.environ["ADMIN_KEY"] = "a" * 16
         leaving = self.assertRaises(SystemExit, self.parse, "--check")
         self.assertEqual(leaving.code, 0)
         self.assertIn("the settings are sound", self.out.text)
-        self.assertIn("CACHE_URL is set and has no effect", self.out.text)
+        self.assertIn("ADMIN_KEY is set and has no effect", self.out.text)
 
 
 class Words:
@@ -257,9 +258,9 @@ class FrontDoorTests(LogCase):
         self.assertEqual((self.left, self.lines), ([], []))
 
     def test_what_has_no_effect_is_told_at_the_start(self) -> None:
-        self.door(Part(), CACHE_URL="cache").startService()
+        self.door(Part(), ADMIN_KEY="a" * 16).startService()
         self.assertEqual(len(self.lines), 1)
-        self.assertIn("warn: CACHE_URL is set and has no effect", self.lines[0])
+        self.assertIn("warn: ADMIN_KEY is set and has no effect", self.lines[0])
 
     def test_a_port_in_use(self) -> None:
         in_use = OSError(98, "Address already in use")
@@ -380,3 +381,45 @@ class ProcessTests(SynchronousTestCase):
             self.assertEqual((status, out), (1, ""), front)
             self.assertEqual(len(err.splitlines()), 2, err)
             self.assertIn("environment: TCP_PORT_LPO = '70000': must be a whole number from 0 to 65535", err)
+
+
+class WaitingReactor:
+    """As much of a reactor as there is to waiting, on a clock that can be set."""
+
+    def __init__(self) -> None:
+        self.wall = 1_790_000_000.0
+        self.calls: list[DelayedCall] = []
+
+    def seconds(self) -> float:
+        return self.wall
+
+    def getDelayedCalls(self) -> list[DelayedCall]:
+        return self.calls
+
+    def callLater(self, delay: float) -> DelayedCall:
+        call = DelayedCall(self.seconds() + delay, lambda: None, (), {}, lambda _: None, lambda _: None, self.seconds)
+        self.calls.append(call)
+        return call
+
+
+class WaitEvenlyTests(SynchronousTestCase):
+    def test_a_clock_that_is_set_back(self) -> None:
+        """Neither what was waited for before nor what comes after is held up."""
+        reactor = WaitingReactor()
+        before = reactor.callLater(10.0)
+        wait_evenly(reactor)
+        after = reactor.callLater(10.0)
+        reactor.wall -= 3600.0
+        for call in (before, after, reactor.callLater(10.0)):
+            left = call.getTime() - reactor.seconds()
+            self.assertTrue(5.0 < left <= 10.1, left)
+
+    def test_put_off(self) -> None:
+        """A call from before that is put off waits by the new clock too."""
+        reactor = WaitingReactor()
+        call = reactor.callLater(10.0)
+        wait_evenly(reactor)
+        reactor.wall -= 3600.0
+        call.reset(20.0)
+        left = call.getTime() - reactor.seconds()
+        self.assertTrue(15.0 < left <= 20.1, left)

@@ -6,6 +6,7 @@ over leave first, then the one that was set longest ago.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from tbeast.interfaces import Now
@@ -49,6 +50,11 @@ class MemoryPriceCache:
         if len(self._kept) >= self._most_entries:
             self._make_room(now)
         self._kept[asset] = (bytes(value), now + seconds_to_live)
+
+    async def set_many(self, values: Mapping[str, bytes], seconds_to_live: int) -> None:
+        """See L{tbeast.interfaces.PriceCache.set_many}."""
+        for asset, value in values.items():
+            await self.set(asset, value, seconds_to_live)
 
     def _make_room(self, now: float) -> None:
         for asset in [asset for asset, (_value, until) in self._kept.items() if now >= until]:

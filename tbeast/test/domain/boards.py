@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from tbeast.domain.assetmap import EXCHANGES, AssetMap, parse
+from types import MappingProxyType
+
+from attrs import evolve
+
+from tbeast.domain import assetmap
+from tbeast.domain.assetmap import EXCHANGES, Asset, AssetMap, parse
 from tbeast.domain.board import WS, Board
 from tbeast.domain.freshness import Limits
 from tbeast.domain.pricing import TRUST, Pricer
@@ -27,6 +32,23 @@ START = 1_790_000_000.0
 
 def asset_map() -> AssetMap:
     return parse(ASSETS, STABLECOINS)
+
+
+def changed(assets: AssetMap, *gone: str, **others: Asset) -> AssetMap:
+    """C{assets} without some codes, and with others."""
+    tables = []
+    for table, is_coins in ((assets.assets, False), (assets.stablecoins, True)):
+        kept = {code: asset for code, asset in table.items() if code not in gone}
+        kept |= {code: asset for code, asset in others.items() if (code in assetmap.STABLECOINS) is is_coins}
+        tables.append(MappingProxyType(kept))
+    return AssetMap(*tables)
+
+
+def without(asset: Asset, *exchanges: str) -> Asset:
+    """C{asset} where these exchanges do not list it."""
+    symbols = {exchange: symbol for exchange, symbol in asset.symbols.items() if exchange not in exchanges}
+    home = asset.home if asset.home in symbols or not asset.home else next(iter(symbols))
+    return evolve(asset, symbols=symbols, home=home)
 
 
 class Scene:

@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tbeast.domain.admission import ADMITTED, NO_LIMIT, QUOTA_EXCEEDED, RATE_LIMITED, Standing, month_end
 from tbeast.domain.keys import account_of
+from tbeast.domain.plans import PLANS
 
 
 def at(*parts: int) -> float:
@@ -88,7 +89,7 @@ class StandingTests(SynchronousTestCase):
         standing = Standing(FREE, NOON)
         for _ in range(3):
             standing.admit(NOON)
-        pro = evolve(FREE, tier="pro")
+        pro = evolve(FREE, tier="pro", plan=PLANS["pro"])
         moved = standing.moved_to(pro, NOON)
         self.assertEqual((pro, 3), (moved.account, moved.used))
         self.assertEqual((20, 19), (lambda v: (v.limit, v.remaining))(moved.admit(NOON)))
@@ -105,3 +106,27 @@ class StandingTests(SynchronousTestCase):
             self.assertTrue(0 <= verdict.remaining <= verdict.limit)
             self.assertGreaterEqual(verdict.reset_seconds, 0)
             self.assertEqual(verdict.outcome == ADMITTED, verdict.retry_after_seconds == 0.0)
+
+
+class HeardTests(SynchronousTestCase):
+    def test_what_all_nodes_have_used(self) -> None:
+        """Of this month, and only ever more; another month's is not this one's."""
+        standing = Standing(FREE, NOON)
+        standing.admit(NOON)
+        standing.heard_usage("2026-03", 999)
+        standing.heard_usage("2026-04", 0)
+        self.assertEqual(1, standing.used)
+        standing.heard_usage("2026-04", 999)
+        self.assertEqual([ADMITTED, QUOTA_EXCEEDED], [standing.admit(NOON).outcome for _ in range(2)])
+        may = at(2026, 5, 1)
+        self.assertEqual(ADMITTED, standing.admit(may).outcome)
+        standing.heard_usage("2026-04", 1000)
+        self.assertEqual(1, standing.used)
+        standing.heard_usage("2026-05", 7)
+        self.assertEqual(7, standing.used)
+
+    def test_moved_in_the_middle_of_the_month(self) -> None:
+        """What is heard of the month counts for the new standing too."""
+        standing = Standing(FREE, NOON).moved_to(evolve(FREE, name="other"), NOON)
+        standing.heard_usage("2026-04", 12)
+        self.assertEqual(12, standing.used)

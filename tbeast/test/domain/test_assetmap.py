@@ -5,12 +5,25 @@ from __future__ import annotations
 import re
 from collections import Counter
 from importlib.resources import files
+from typing import Any
 
+from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from tbeast.domain.assetmap import EXCHANGES, QUOTES, STABLECOINS, AssetMap, parse, quote_currency
+from tbeast.domain.assetmap import (
+    EXCHANGES,
+    QUOTES,
+    STABLECOINS,
+    AssetMap,
+    FeedRow,
+    ListingRow,
+    from_rows,
+    parse,
+    quote_currency,
+    rows_of,
+)
 from tbeast.errors import AssetMapError
 
 HEADER = "asset,name,category,home,coinbase,gemini,kraken,gateio,cryptocom,okx"
@@ -195,3 +208,125 @@ class ShippedTablesTests(SynchronousTestCase):
 
     def test_every_exchange_has_its_quote(self) -> None:
         self.assertEqual(tuple(QUOTES), EXCHANGES)
+
+
+class RowsTests(SynchronousTestCase):
+    """The map as rows of a database."""
+
+    def setUp(self) -> None:
+        self.map = parse(table(BTC, ZEC), coins(USDT))
+        self.feeds, self.listings = rows_of(self.map)
+
+    def change(self, asset: str, exchange: str, /, **values: Any) -> None:
+        before = list(self.listings)
+        self.listings = [
+            evolve(row, **values) if (row.asset, row.exchange) == (asset, exchange) else row for row in before
+        ]
+        self.assertNotEqual(self.listings, before)
+
+    def switch_off(self, exchange: str) -> None:
+        self.feeds = [evolve(feed, enabled=feed.enabled and feed.exchange != exchange) for feed in self.feeds]
+
+    def read(self) -> AssetMap:
+        return from_rows(self.feeds, self.listings)
+
+    def fault(self) -> str:
+        return str(self.assertRaises(AssetMapError, self.read))
+
+    def test_the_shipped_tables_make_the_way_there_and_back(self) -> None:
+        whole = shipped()
+        feeds, listings = rows_of(whole)
+        found = from_rows(reversed(feeds), reversed(listings))
+        self.assertEqual(found, whole)
+        self.assertEqual(list(found.assets), list(whole.assets))
+        self.assertEqual(list(found.stablecoins), list(whole.stablecoins))
+        for exchange in EXCHANGES:
+            self.assertEqual(list(found.subscriptions(exchange)), list(whole.subscriptions(exchange)))
+        self.assertEqual(sum(row.home for row in listings), 150)
+
+    def test_what_is_switched_off_is_not_there(self) -> None:
+        self.change("BTC", "kraken", enabled=False)
+        found = self.read()
+        self.assertNotIn("kraken", found.assets["BTC"].symbols)
+        self.assertEqual(len(found.assets["BTC"].symbols), 5)
+        self.assertEqual(found.subscriptions("kraken"), {"USDT/USD": "USDT"})
+
+    def test_an_exchange_is_switched_off_as_a_whole(self) -> None:
+        self.switch_off("okx")
+        found = self.read()
+        self.assertEqual(found.subscriptions("okx"), {})
+        self.assertNotIn("ZEC", found.assets)  # listed nowhere else
+        self.assertEqual(found.assets["BTC"].home, "coinbase")
+
+    def test_an_asset_whose_home_is_switched_off_moves_to_the_next_exchange(self) -> None:
+        self.switch_off("coinbase")
+        self.assertEqual(self.read().assets["BTC"].home, "gemini")
+        self.feeds = [evolve(feed, position=-feed.position) for feed in self.feeds]
+        self.assertEqual(self.read().assets["BTC"].home, "okx")
+        self.assertEqual(self.read().assets["BTC"].name, "Bitcoin")
+
+    def test_a_row_that_is_not_prewarmed_is_not_subscribed_to(self) -> None:
+        self.change("BTC", "okx", prewarm=False)
+        self.change("USDT", "kraken", prewarm=False)
+        found = self.read()
+        self.assertEqual(found.assets["BTC"].symbols["okx"], "BTC-USDT")
+        self.assertEqual(list(found.subscriptions("okx").values()), ["USDT", "ZEC"])
+        self.assertEqual(list(found.subscriptions("kraken").values()), ["BTC"])
+        self.assertIn("BTC", found.subscriptions("gemini").values())
+        self.assertEqual(from_rows(*rows_of(found)), found)
+
+    def test_faults_are_named(self) -> None:
+        for asset, exchange, values, fault in (
+            ("BTC", "coinbase", {"home": False}, "BTC: has no home"),
+            ("BTC", "okx", {"home": True}, "BTC: has several homes"),
+            ("BTC", "okx", {"symbol": "ZEC-USDT"}, "ZEC: its okx symbol 'ZEC-USDT' belongs to BTC"),
+            ("BTC", "okx", {"symbol": "BTC USDT"}, "BTC: its okx symbol 'BTC USDT' is none"),
+            ("BTC", "okx", {"symbol": ""}, "BTC: its okx symbol '' is none"),
+            ("BTC", "okx", {"exchange": "kraken"}, "BTC: stands twice"),
+            ("ZEC", "okx", {"stablecoin": True}, "ZEC: its rows must not say that it is a stablecoin"),
+            ("USDT", "okx", {"stablecoin": False}, "USDT: its rows must all say that it is a stablecoin"),
+            ("ZEC", "okx", {"asset": "zec"}, "'zec': is no asset code"),
+        ):
+            self.setUp()
+            self.change(asset, exchange, **values)
+            self.assertIn(fault, self.fault(), values)
+
+    def test_every_fault_is_named(self) -> None:
+        self.change("BTC", "coinbase", home=False)
+        self.change("ZEC", "okx", symbol="Z EC")
+        self.feeds.append(FeedRow("binance", True, 9))
+        for fault in ("BTC: has no home", "ZEC: its okx symbol", "feed binance: there is no such exchange"):
+            self.assertIn(fault, self.fault())
+
+    def test_what_is_switched_off_may_be_at_fault(self) -> None:
+        self.feeds.append(FeedRow("bybit", False, 9))
+        self.listings.append(ListingRow("zec", "bybit", "", "", "", True, True, True, True, 0))
+        self.change("ZEC", "okx", symbol=" ", enabled=False)
+        self.assertEqual(list(self.read().assets), ["BTC"])
+
+    def test_nothing_at_all_is_no_map(self) -> None:
+        self.assertIn("no asset is switched on", str(self.assertRaises(AssetMapError, from_rows, [], [])))
+        for exchange in EXCHANGES:
+            self.switch_off(exchange)
+        self.assertIn("no asset is switched on", self.fault())
+
+    @given(st.lists(st.tuples(st.integers(0, 7), st.sampled_from(("enabled", "prewarm", "home", "stablecoin")))))
+    @settings(deadline=None, max_examples=100)
+    def test_whatever_is_switched_the_map_is_whole_or_refused(self, switches: list[tuple[int, str]]) -> None:
+        feeds, listings = rows_of(parse(table(BTC, ZEC), coins(USDT)))
+        for place, name in switches:
+            row = listings[place % len(listings)]
+            switched: dict[str, Any] = {name: not getattr(row, name)}
+            listings[place % len(listings)] = evolve(row, **switched)
+        try:
+            found = from_rows(feeds, listings)
+        except AssetMapError as refusal:
+            self.assertTrue(str(refusal))
+            return
+        for asset in found.assets.values():
+            self.assertIn(asset.home, asset.symbols)
+        enabled = {(row.asset, row.exchange) for row in listings if row.enabled}
+        for asset in (*found.assets.values(), *found.stablecoins.values()):
+            self.assertEqual(
+                {(asset.code, exchange) for exchange in asset.symbols}, {one for one in enabled if one[0] == asset.code}
+            )

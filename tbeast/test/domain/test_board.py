@@ -1,7 +1,14 @@
 from __future__ import annotations
 
+from copy import deepcopy
+from typing import Any
+
+from attrs import evolve
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from tbeast.domain.assetmap import STABLECOINS, Asset, AssetMap
 from tbeast.domain.board import (
     DUPLICATE,
     OLDER_IN_A_ROW,
@@ -10,10 +17,13 @@ from tbeast.domain.board import (
     SUPERSEDED,
     UNKNOWN_SYMBOL,
     WS,
+    Board,
     Source,
 )
+from tbeast.domain.freshness import Limits
+from tbeast.domain.pricing import TRUST
 from tbeast.domain.ticks import UNKNOWN, Tick
-from tbeast.test.domain.boards import START, Scene
+from tbeast.test.domain.boards import START, Scene, changed, without
 
 
 class PutTests(SynchronousTestCase):
@@ -276,3 +286,257 @@ class DelayTests(SynchronousTestCase):
         self.scene.tick("coinbase", "BTC", 100.0, lag=float("-inf"))
         self.board.turn(self.scene.now)
         self.assertEqual(self.delay("BTC"), 0.0)
+
+
+class AdoptTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.scene = Scene()
+        self.board = self.scene.board
+        self.btc = self.scene.assets.assets["BTC"]
+
+    def source(self, exchange: str, asset: str = "BTC") -> Source:
+        return next(source for source in self.board.sources[asset] if source.exchange == exchange)
+
+    def adopt(self, *gone: str, **others: Asset) -> None:
+        self.scene.assets = changed(self.scene.assets, *gone, **others)
+        self.board.adopt(self.scene.assets)
+
+    def test_what_stays_keeps_what_it_knows(self) -> None:
+        self.scene.tick("kraken", "BTC", 100.0)
+        before = self.source("kraken")
+        self.adopt("ETH", BTC=without(self.btc, "okx"))
+        self.assertIs(self.source("kraken"), before)
+        self.assertEqual((before.raw, before.connected), (100.0, True))
+
+    def test_what_went_is_forgotten(self) -> None:
+        self.adopt("ETH", BTC=without(self.btc, "okx"))
+        self.assertNotIn("ETH", self.board.sources)
+        self.assertNotIn("ETH", self.board.codes())
+        self.assertEqual(self.scene.board.put(Tick("kraken", "ETH/USD", 1, 1, 1, 1, START, START), WS), UNKNOWN_SYMBOL)
+        self.assertNotIn("okx", {source.exchange for source in self.board.sources["BTC"]})
+        self.assertEqual(self.board.late("mtgox", self.scene.now), [])
+
+    def test_an_exchange_of_which_nothing_is_left(self) -> None:
+        without_okx = {code: without(asset, "okx") for code, asset in self.scene.assets.assets.items()}
+        coin = without(self.scene.assets.stablecoins["USDT"], "okx")
+        self.adopt(**without_okx, USDT=coin)
+        self.assertNotIn("okx", self.board.by_symbol)
+        self.board.connected("okx", ("BTC-USDT",), self.scene.now)
+        self.board.halted("okx", (), True)
+        self.assertEqual(self.board.late("okx", self.scene.now + 100), [])
+
+    def test_what_is_new_begins_empty(self) -> None:
+        self.adopt(NEW=Asset("NEW", "New", "Major", "kraken", {"kraken": "NEW/USD"}))
+        source = self.source("kraken", "NEW")
+        self.assertEqual((source.heard_at, source.connected), (None, False))
+        self.assertIn("NEW", self.board.codes())
+        self.assertIn(source, self.board.late("kraken", self.scene.now))
+        self.board.connected("kraken", ("NEW/USD",), self.scene.now)
+        self.scene.tick("kraken", "NEW", 3.0)
+        self.assertEqual((source.raw, source.connected), (3.0, True))
+
+    def test_another_spelling_is_another_market(self) -> None:
+        self.scene.tick("kraken", "BTC", 100.0)
+        self.adopt(BTC=evolve(self.btc, symbols={**self.btc.symbols, "kraken": "XBT/USD"}))
+        self.assertEqual((self.source("kraken").heard_at, self.source("kraken").connected), (None, False))
+
+    def test_another_code_finds_the_connection_of_its_symbol(self) -> None:
+        """The feed, which knows only symbols, will not tell of it again."""
+        self.scene.tick("kraken", "BTC", 100.0)
+        self.board.halted("kraken", ("BTC/USD",), True)
+        self.adopt("BTC", XBT=evolve(self.btc, code="XBT"))
+        source = self.source("kraken", "XBT")
+        self.assertEqual((source.heard_at, source.connected, source.halted), (None, True, True))
+        self.scene.disconnect("kraken")
+        self.assertFalse(source.connected)
+
+    def test_another_home_comes_first(self) -> None:
+        self.board.dirty.clear()
+        self.adopt(BTC=evolve(self.btc, home="okx"))
+        self.assertEqual([source.exchange for source in self.board.sources["BTC"]][:2], ["okx", "gemini"])
+        self.assertEqual([source.exchange for source in self.board.sources["BTC"] if source.home], ["okx"])
+        self.assertEqual(self.board.dirty, {"BTC"})
+
+    def test_whatever_has_changed_is_news_and_nothing_else(self) -> None:
+        calls: list[int] = []
+        self.scene.tick("kraken", "ETH", 100.0)
+        self.scene.tick("kraken", "NOT", 100.0)
+        self.board.dirty.discard("NOT")
+        self.board.awaken = lambda: calls.append(1)
+        self.adopt("ETH", BTC=without(self.btc, "okx"))
+        self.assertEqual((self.board.dirty, calls), ({"BTC"}, [1]))
+        self.board.dirty.clear()
+        self.adopt()
+        self.assertEqual((self.board.dirty, calls), (set(), [1]))
+
+    def test_another_rate_concerns_everything(self) -> None:
+        self.board.dirty.clear()
+        self.adopt(USDT=without(self.scene.assets.stablecoins["USDT"], "okx"))
+        self.assertEqual(self.board.dirty, set(self.board.codes()))
+
+    def test_what_is_fetched_on_demand_is_never_late(self) -> None:
+        self.scene.now += 100
+        not_there = Asset("NOT", "", "", "okx", {"okx": "NOT-USDT", "kraken": "NOT/USD"}, frozenset({"okx"}))
+        self.adopt(NOT=not_there)
+        self.assertNotIn("NOT", {source.asset for source in self.board.late("okx", self.scene.now)})
+        self.assertIn("NOT", {source.asset for source in self.board.late("kraken", self.scene.now)})
+        self.assertEqual(self.board.on_demand, set())
+        self.adopt(NOT=evolve(not_there, unsubscribed=frozenset({"okx", "kraken"})))
+        self.assertEqual(self.board.on_demand, {"NOT"})
+
+    def test_a_table_that_cannot_be_laid_out_changes_nothing(self) -> None:
+        before = self.board.sources
+        bad = Asset("BAD", "", "", "mtgox", {"mtgox": "BAD", "kraken": "BAD/USD"})
+        self.assertRaises(
+            ValueError, self.board.adopt, changed(self.scene.assets, BTC=evolve(self.btc, home="okx"), BAD=bad)
+        )
+        self.assertIs(self.board.sources, before)
+        self.assertTrue(self.source("coinbase").home)
+
+    def test_those_that_went_are_no_witnesses(self) -> None:
+        """That a source had not moved while others did is not held against it when these others are gone."""
+        for exchange in ("kraken", "coinbase", "gemini"):
+            self.scene.tick(exchange, "BTC", 100.0)
+        self.scene.review("BTC")
+        self.scene.now += 6
+        self.adopt(BTC=evolve(self.btc, symbols={**self.btc.symbols, "coinbase": "XBT-USD", "gemini": "xbtusd"}))
+        for exchange in ("coinbase", "gemini"):
+            self.scene.connect(exchange)
+        self.scene.say("BTC", coinbase=101.0, gemini=101.0)
+        for _ in range(3):
+            self.scene.now += 1
+            self.scene.review("BTC")
+        self.assertFalse(self.source("kraken").suspect)
+
+    def test_those_that_went_are_no_judges(self) -> None:
+        """Who was expelled by sources that are gone is heard again where nobody is left but the expelled."""
+        for _ in range(15):
+            self.scene.now += 1
+            self.scene.say("BTC", kraken=100.0, coinbase=100.0, gemini=150.0)
+            self.scene.review("BTC")
+        self.assertTrue(self.source("gemini").expelled)
+        self.adopt(BTC=without(self.btc, "coinbase", "okx", "gateio", "cryptocom"))
+        self.assertTrue(self.source("gemini").expelled)
+        self.adopt(BTC=without(self.btc, "coinbase", "okx", "gateio", "cryptocom", "kraken"))
+        self.assertFalse(self.source("gemini").expelled)
+
+
+CODES = ("USDT", "AAA", "BBB", "CCC")
+PLACES = ("kraken", "okx", "gemini")
+
+Listings = dict[tuple[str, str], tuple[int, bool]]
+"""By code and exchange, which of two spellings holds, and whether the feed is asked for it."""
+
+listings = st.dictionaries(
+    st.tuples(st.sampled_from(CODES), st.sampled_from(PLACES)), st.tuples(st.integers(0, 1), st.booleans())
+)
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(("tick", "tick", "tick", "rest", "connect", "disconnect", "halt", "resume", "turn", "wait")),
+        st.sampled_from(CODES),
+        st.sampled_from(PLACES),
+        st.integers(1, 4),
+    ),
+    max_size=12,
+)
+
+
+def map_of(found: Listings) -> AssetMap:
+    tables: tuple[dict[str, Asset], dict[str, Asset]] = ({}, {})
+    for code in CODES:
+        there = {exchange: said for (named, exchange), said in found.items() if named == code}
+        if not there:
+            continue
+        is_coin = code in STABLECOINS
+        symbols = {exchange: f"{code}{spelling}" for exchange, (spelling, _) in there.items()}
+        on_demand = frozenset(exchange for exchange, (_, is_subscribed) in there.items() if not is_subscribed)
+        home = "" if is_coin else max(symbols)
+        tables[is_coin][code] = Asset(code, code, "", home, symbols, on_demand)
+    return AssetMap(*tables)
+
+
+def state_of(source: Source) -> dict[str, Any]:
+    """All that a source knows, comparable; what it is at home and what is wanted of it belongs to the map."""
+    kept = {name: getattr(source, name) for name in Source.__slots__ if name not in ("home", "subscribed")}
+    for name in ("delay", "rhythm"):
+        kept[name] = [getattr(kept[name], slot) for slot in type(kept[name]).__slots__]
+    return {name: str(value) for name, value in kept.items()}  # as text, in which NaN equals itself
+
+
+def act(board: Board, step: tuple[str, str, str, int], now: float) -> None:
+    word, code, exchange, number = step
+    every = tuple(f"{each}{spelling}" for each in CODES for spelling in (0, 1))
+    if word in ("tick", "rest"):
+        for spelling in (0, 1):
+            via = WS if word == "tick" else REST
+            said = UNKNOWN if via == REST else now - 0.1 * number
+            board.put(Tick(exchange, f"{code}{spelling}", number, number, number, 1.0, said, now), via)
+    elif word == "connect":
+        board.connected(exchange, every, now)
+    elif word == "disconnect":
+        board.disconnected(exchange, every, now)
+    elif word in ("halt", "resume"):
+        board.halted(exchange, (f"{code}0",), word == "halt")
+    elif word == "turn":
+        board.turn(now)
+
+
+class AdoptionProperties(SynchronousTestCase):
+    @settings(deadline=None, max_examples=150)
+    @given(listings, st.lists(st.tuples(steps, listings, steps), min_size=1, max_size=4))
+    def test_what_stays_is_as_if_nothing_had_happened(
+        self, first: Listings, turns: list[tuple[list[Any], Listings, list[Any]]]
+    ) -> None:
+        now = START
+        board = Board(map_of(first), Limits(60.0), TRUST)
+        for before, adopted, after in turns:
+            for step in before:
+                now += step[3] * (10 if step[0] == "wait" else 0.2)
+                act(board, step, now)
+            twin = deepcopy(board)
+            assets = map_of(adopted)
+            held = {id(source) for sources in board.sources.values() for source in sources}
+            board.adopt(assets)
+            fresh = Board(assets, Limits(60.0), TRUST)
+            self.check_laid_out_like(board, fresh)
+            stayed = [
+                (source, twin.by_symbol[source.exchange][source.symbol])
+                for sources in board.sources.values()
+                for source in sources
+                if id(source) in held
+            ]
+            expected = {
+                (source.asset, source.exchange, source.symbol) for found in twin.sources.values() for source in found
+            } & {(source.asset, source.exchange, source.symbol) for found in fresh.sources.values() for source in found}
+            self.assertEqual({(one.asset, one.exchange, one.symbol) for one, _ in stayed}, expected)
+            for sources in board.sources.values():
+                for source in sources:
+                    self.assertTrue(id(source) in held or source.heard_at is None)
+            self.assertLessEqual(board.dirty, set(board.sources))
+            both = {(source.asset, source.exchange) for source, _ in stayed}
+            for step in [("turn", "", "", 1), *after]:
+                now += step[3] * (10 if step[0] == "wait" else 0.2)
+                if step[0] not in ("tick", "rest") or (step[1], step[2]) in both:
+                    act(board, step, now)
+                    act(twin, step, now)
+                for source, other in stayed:
+                    self.assertEqual(state_of(source), state_of(other))
+
+    def check_laid_out_like(self, board: Board, fresh: Board) -> None:
+        def layout(one: Board) -> Any:
+            return (
+                {
+                    code: [
+                        (each.exchange, each.symbol, each.home, each.subscribed, each.quote_currency) for each in found
+                    ]
+                    for code, found in one.sources.items()
+                },
+                {name: {symbol: each.asset for symbol, each in known.items()} for name, known in one.by_symbol.items()},
+                one.codes(),
+                one.on_demand,
+            )
+
+        self.assertEqual(layout(board), layout(fresh))
+        for known in board.by_symbol.values():
+            for source in known.values():
+                self.assertIn(source, board.sources[source.asset])

@@ -6,11 +6,23 @@ import base64
 import hashlib
 import hmac
 
+from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from tbeast.domain.keys import account_of, digest_of, is_allowed, is_well_formed, key_id_of, make_key
+from tbeast.domain.keys import (
+    REVOKED,
+    KeyChange,
+    KeyRecord,
+    account_of,
+    digest_of,
+    is_allowed,
+    is_well_formed,
+    key_id_of,
+    make_key,
+)
+from tbeast.domain.plans import PLANS
 
 
 class KeyTests(SynchronousTestCase):
@@ -91,3 +103,30 @@ class AccountTests(SynchronousTestCase):
             error = self.assertRaises(ValueError, account_of, text, tier, "bench")
             self.assertIn("bench", str(error))
             self.assertNotIn("sec", str(error))
+
+    def test_limits(self) -> None:
+        """Those of the tier, unless it has its own."""
+        account = account_of("k_test", "free", "bench")
+        self.assertEqual(PLANS["free"], account.plan)
+        own = evolve(PLANS["free"], burst=7)
+        self.assertEqual((own, "free"), (evolve(account, plan=own).plan, account.tier))
+
+
+class RecordTests(SynchronousTestCase):
+    record = KeyRecord(account_of("k_test", "free", "bench"), False, 1.0, None, 7, "2026-04")
+
+    def test_revoked(self) -> None:
+        """At once, or from its end on."""
+        self.assertEqual([False, True], [record.is_revoked(1e12) for record in (
+            self.record, evolve(self.record, revoked=True))])  # fmt: skip
+        ending = evolve(self.record, ends_at=100.0)
+        self.assertEqual([False, True, True], [ending.is_revoked(now) for now in (99.9, 100.0, 100.1)])
+
+    def test_used(self) -> None:
+        """What was used of one month says nothing of another."""
+        self.assertEqual([7, 0, 0], [self.record.used_in(month) for month in ("2026-04", "2026-05", "2026-03")])
+
+    def test_no_secret_in_the_repr_of_a_change(self) -> None:
+        change = KeyChange(REVOKED, self.record.account.key_id, self.record.account.digest)
+        self.assertNotIn(repr(change.digest), repr(change))
+        self.assertIn(change.key_id, repr(change))

@@ -2,14 +2,15 @@ from __future__ import annotations
 
 import random
 
+from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
-from tbeast.domain.assetmap import EXCHANGES
+from tbeast.domain.assetmap import EXCHANGES, Asset
 from tbeast.domain.board import REST
 from tbeast.domain.pricing import rounded
 from tbeast.domain.quotes import QUALITIES, VERDICTS, Quote
 from tbeast.domain.ticks import UNKNOWN, Tick
-from tbeast.test.domain.boards import START, Scene
+from tbeast.test.domain.boards import START, Scene, changed, without
 
 
 class PricingCase(SynchronousTestCase):
@@ -327,6 +328,73 @@ class SingleTests(PricingCase):
 
     def test_not_listed_there(self) -> None:
         self.assertIsNone(self.scene.pricer.single("NOT", "coinbase", self.scene.now))
+
+
+class AdoptTests(PricingCase):
+    """What becomes of prices when the board has taken another map."""
+
+    def adopt(self, *gone: str, **others: Asset) -> None:
+        self.scene.assets = changed(self.scene.assets, *gone, **others)
+        self.scene.board.adopt(self.scene.assets)
+        self.scene.pricer.adopt()
+
+    def test_what_is_not_on_the_board_has_no_price(self) -> None:
+        self.scene.say("ETH", kraken=10.0, coinbase=10.0, cryptocom=10.0)
+        self.quote("ETH")
+        self.adopt("ETH")
+        pricer, now = self.scene.pricer, self.scene.now
+        self.assertIsNone(pricer.quote("ETH", now))
+        self.assertIsNone(pricer.single("ETH", "kraken", now))
+        self.assertEqual(pricer.explain("ETH", now), (None, []))
+        self.assertEqual(pricer.review("ETH", now), [])
+        self.assertNotIn("ETH", pricer.noises)
+
+    def test_what_comes_back_has_learned_nothing(self) -> None:
+        eth = self.scene.assets.assets["ETH"]
+        self.scene.pricer.noises["ETH"].level = 9.0
+        self.scene.pricer.noises["BTC"].level = 8.0
+        self.adopt("ETH")
+        self.adopt(ETH=eth)
+        noises = self.scene.pricer.noises
+        self.assertEqual((noises["ETH"].level, noises["BTC"].level), (noises["ETH"].PRIOR, 8.0))
+
+    def test_a_price_is_made_of_what_is_left(self) -> None:
+        self.scene.say("ETH", kraken=10.0, coinbase=11.0)
+        self.assertEqual(self.quote("ETH").price, 10.0)
+        self.adopt(ETH=without(self.scene.assets.assets["ETH"], "kraken"))
+        self.assertEqual((self.quote("ETH").price, self.quote("ETH").source), (11.0, "coinbase-ws"))
+
+    def test_a_rate_stays_while_its_sources_do(self) -> None:
+        self.scene.tether(0.5)
+        self.adopt("ETH")
+        self.assertEqual(self.scene.pricer.rate("USDT", self.scene.now), 0.5)
+
+    def test_a_rate_goes_with_one_of_its_sources(self) -> None:
+        self.adopt(USDT=without(self.scene.assets.stablecoins["USDT"], "okx"))
+        self.assertIsNone(self.scene.pricer.rate("USDT", self.scene.now))
+        self.quote("USDT")
+        self.assertEqual(self.scene.pricer.rate("USDT", self.scene.now), 1.0)
+
+    def test_a_rate_goes_with_its_stablecoin(self) -> None:
+        self.scene.say("NOT", okx=3.0)
+        self.quote("NOT")
+        self.adopt("USDT")
+        self.assertIsNone(self.scene.pricer.rate("USDT", self.scene.now))
+        self.assertIsNone(self.scene.pricer.quote("NOT", self.scene.now))
+
+    def test_what_was_fetched_on_demand_votes_as_long_as_any_rest_answer(self) -> None:
+        sol = Asset("SOL", "", "", "kraken", {"kraken": "SOL/USD"}, frozenset({"kraken"}))
+        self.adopt(SOL=evolve(sol, symbols={"kraken": "SOL/USD", "gemini": "solusd"}))
+        self.scene.tick("kraken", "SOL", 9.0, via=REST)
+        self.assertEqual((self.quote("SOL").price, self.quote("SOL").quality), (9.0, "single_source"))
+        self.wait(16)
+        _, views = self.scene.pricer.explain("SOL", self.scene.now)
+        self.assertEqual(
+            (views[0].verdict, views[0].why, views[0].late), ("lost", "only fetched when somebody asks", False)
+        )
+        self.scene.board.connected("gemini", ("solusd",), self.scene.now)
+        self.scene.tick("gemini", "SOL", 8.0)
+        self.assertEqual(self.quote("SOL").price, 8.0)
 
 
 class ExplainTests(PricingCase):

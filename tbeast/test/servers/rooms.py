@@ -18,16 +18,18 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 
 from tbeast.codecs import replies
-from tbeast.domain.assetmap import AssetMap, parse
+from tbeast.domain.assetmap import Asset, AssetMap, parse
 from tbeast.domain.counters import Counters
 from tbeast.domain.feedstatus import DOWN, LIVE, FeedStatus
 from tbeast.domain.keys import account_of
 from tbeast.domain.quotes import GOOD, STALE, USED, Quote, SourceView
 from tbeast.domain.readyreplies import ReadyReply, Shelf
+from tbeast.domain.usage import Ledger
 from tbeast.servers.answers import Answers
 from tbeast.servers.gate import Gate
 from tbeast.servers.lpo import lpo_tree
 from tbeast.servers.site import WebSite
+from tbeast.test.domain.boards import changed
 
 NOON = 1_776_003_781.123456  # 2026-04-12T14:23:01.123456Z
 PARTNER = "partner-key-1"
@@ -79,14 +81,15 @@ class Lookup:
         self.outcomes[asset] = waiting
         return waiting
 
-    async def find(self, asset: str) -> Quote | None:
-        self.asked.append(asset)
-        outcome = self.outcomes.get(asset)
+    async def find(self, asset: str, exchange: str = "") -> tuple[Quote | None, str]:
+        wanted = f"{asset} on {exchange}" if exchange else asset
+        self.asked.append(wanted)
+        outcome = self.outcomes.get(wanted)
         if isinstance(outcome, Deferred):
             outcome = await outcome
         if isinstance(outcome, Exception):
             raise outcome
-        return outcome
+        return outcome, "nowhere" if outcome is None else "rest"
 
     def last_known(self, asset: str) -> Quote | None:
         return self.last.get(asset)
@@ -112,6 +115,8 @@ class View:
 
 class Ring:
     """A keyring of two: a partner and a free one."""
+
+    is_complete = True
 
     def __init__(self) -> None:
         self.accounts = [account_of(PARTNER, "partner", "p"), account_of(FREE, "free", "f")]
@@ -139,6 +144,7 @@ class House:
         self.view = View()
         self.assets: AssetMap = parse(ASSETS, STABLECOINS)
         self.gate = Gate(Ring())
+        self.ledger = Ledger()
         self.feeds: list[FeedStatus] = [feed_of("coinbase"), feed_of("kraken", DOWN)]
         self.answers = Answers(
             assets=self.assets, shelf=self.shelf, lookup=self.lookup, view=self.view, now=self.now,
@@ -153,6 +159,13 @@ class House:
         self.ids += 1
         return f"id-{self.ids}"
 
+    def adopt(self, *gone: str, **others: Asset) -> None:
+        """Have other assets than before, and nothing on the shelf of those that went."""
+        self.assets = changed(self.assets, *gone, **others)
+        self.answers.adopt(self.assets)
+        for code in gone:
+            self.shelf.take_down(code)
+
     def pass_time(self, seconds: float) -> None:
         self.time += seconds
         self.clock.advance(seconds)
@@ -164,14 +177,15 @@ class House:
 
     def lpo(self) -> Resource:
         return lpo_tree(
-            gate=self.gate, answers=self.answers, assets=self.assets, counters=self.counters,
-            feeds=lambda: self.feeds, now=self.now, node="node-1",
+            gate=self.gate, answers=self.answers, counters=self.counters, feeds=lambda: self.feeds, now=self.now,
+            node="node-1",
         )  # fmt: skip
 
     def site(self, root: Resource) -> WebSite:
         return WebSite(
-            root, reactor=self.clock, now=self.now, new_id=self.new_id, counters=self.counters, service="lpo"
-        )
+            root, reactor=self.clock, now=self.now, new_id=self.new_id, counters=self.counters, service="lpo",
+            ledger=self.ledger,
+        )  # fmt: skip
 
 
 def stale_quote(asset: str = "ETH", **changes: Any) -> Quote:

@@ -5,8 +5,18 @@ from __future__ import annotations
 from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
-from tbeast.domain.admission import ADMITTED, BAD_KEY, RATE_LIMITED, Standing, Verdict
+from tbeast.domain.admission import (
+    ADMITTED,
+    BAD_KEY,
+    KEYS_UNAVAILABLE,
+    QUOTA_EXCEEDED,
+    RATE_LIMITED,
+    UNMETERED,
+    Standing,
+    Verdict,
+)
 from tbeast.domain.keys import Account
+from tbeast.domain.plans import PLANS
 from tbeast.servers.gate import Gate
 from tbeast.test.servers.rooms import FREE, NOON, PARTNER, Ring
 
@@ -42,7 +52,7 @@ class GateTests(SynchronousTestCase):
     def test_another_tier(self) -> None:
         """A key that moves to another tier has that tier's limits at once, and keeps what it used."""
         self.assertEqual([ADMITTED] * 5 + [RATE_LIMITED], self.outcomes(FREE, 6))
-        self.ring.accounts[1] = evolve(self.ring.accounts[1], tier="partner")
+        self.ring.accounts[1] = evolve(self.ring.accounts[1], tier="partner", plan=PLANS["partner"])
         self.assertEqual([ADMITTED] * 9, self.outcomes(FREE, 9))
         self.assertEqual(14, self.gate.used("freefreefr"))
 
@@ -73,3 +83,37 @@ class GateTests(SynchronousTestCase):
         self.gate = Gate(self.ring, open_closed)
         self.assertEqual([RATE_LIMITED] * 3, self.outcomes(PARTNER, 3))
         self.assertEqual([self.ring.accounts[0]], made)
+
+    def test_the_limits_of_the_key_itself(self) -> None:
+        """Not those of its tier, if somebody gave it others."""
+        self.ring.accounts[1] = evolve(self.ring.accounts[1], plan=evolve(PLANS["free"], burst=2))
+        self.assertEqual([ADMITTED] * 2 + [RATE_LIMITED], self.outcomes(FREE, 3))
+
+    def test_keys_that_are_not_loaded_yet(self) -> None:
+        """An unknown key may be good for all we know; a known one is good."""
+        self.ring.is_complete = False
+        verdict = self.gate.admit(b"nobody", NOON)
+        self.assertEqual((KEYS_UNAVAILABLE, None), (verdict.outcome, verdict.account))
+        self.assertGreater(verdict.retry_after_seconds, 0)
+        self.assertEqual([ADMITTED], self.outcomes(FREE, 1))
+
+    def test_shut(self) -> None:
+        """Nothing is admitted, nothing used up; who has no key learns nothing."""
+        self.gate.is_shut = True
+        self.assertEqual([UNMETERED] * 7, self.outcomes(FREE, 7))
+        self.assertEqual([BAD_KEY], self.outcomes("nobody", 1))
+        self.gate.is_shut = False
+        self.assertEqual([ADMITTED] * 5, self.outcomes(FREE, 5))
+
+    def test_what_other_nodes_have_admitted(self) -> None:
+        """Heard before or after the first question here, of this month alone, and never lowered."""
+        self.outcomes(FREE, 1)
+        self.gate.heard_usage({"freefreefr": ("2026-04", 998)})
+        self.gate.heard_usage({"freefreefr": ("2026-04", 7), "nobody": ("2026-04", 3)})
+        self.assertEqual([ADMITTED, ADMITTED, QUOTA_EXCEEDED], self.outcomes(FREE, 3))
+        gate = Gate(self.ring)
+        gate.heard_usage({"freefreefr": ("2026-04", 1000)})
+        self.assertEqual(QUOTA_EXCEEDED, gate.admit(FREE.encode(), NOON).outcome)
+        gate = Gate(self.ring)
+        gate.heard_usage({"freefreefr": ("2026-03", 1000)})
+        self.assertEqual(ADMITTED, gate.admit(FREE.encode(), NOON).outcome)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from attrs import evolve
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.trial.unittest import SynchronousTestCase
 
+from tbeast.domain.assetmap import Asset
+from tbeast.domain.backing import PartStatus
 from tbeast.domain.counters import FAMILIES
 from tbeast.domain.feedstatus import DOWN
 from tbeast.domain.quotes import HALTED, QUALITIES
@@ -22,10 +25,15 @@ class HealthCase(SynchronousTestCase):
     def build(self, house: House) -> None:
         self.house = house
         self.listening = {"lpo http": True, "lpo udp": True}
+        self.backing: list[PartStatus] = []
         self.health = Health(
-            answers=house.answers, feeds=lambda: house.feeds, listening=lambda: self.listening, now=house.now, node="n1"
-        )
-        metrics = Metrics(counters=house.counters, answers=house.answers, feeds=lambda: house.feeds, now=house.now)
+            answers=house.answers, feeds=lambda: house.feeds, listening=lambda: self.listening, now=house.now,
+            node="n1", backing=lambda: self.backing,
+        )  # fmt: skip
+        metrics = Metrics(
+            counters=house.counters, answers=house.answers, feeds=lambda: house.feeds, now=house.now,
+            backing=lambda: self.backing,
+        )  # fmt: skip
         self.site = house.site(health_tree(self.health, metrics))
 
     def ask(self, path: str) -> tuple[int, Any]:
@@ -54,6 +62,25 @@ class HealthTests(HealthCase):
         status, members = self.ask("/health")
         self.assertEqual((503, ["the listener lpo udp is not up"]), (status, members["reasons"]))
         self.assertEqual(503, self.ask("/ready")[0])
+
+    def test_parts_behind_it(self) -> None:
+        """One that is away is named; only one that blocks makes it not ready."""
+        self.price_all()
+        self.backing = [
+            PartStatus("usage", "behind", "connection refused", self.house.time - 2.5, figures={"spooled_bytes": 7})
+        ]
+        self.assertEqual(200, self.ask("/health")[0])
+        status, members = self.ask("/ready")
+        away = {
+            "part": "usage", "state": "behind", "why": "connection refused", "for_seconds": 2.5, "spooled_bytes": 7,
+        }  # fmt: skip
+        self.assertEqual((200, [], [away]), (status, members["reasons"], members["backing"]))
+        self.backing.append(PartStatus("keys", "loading", "the database was not there yet", None, True))
+        reasons = ["keys: the database was not there yet"]
+        for path in ("/health", "/ready"):
+            status, members = self.ask(path)
+            self.assertEqual((503, reasons), (status, members["reasons"]))
+        self.assertIsNone(members["backing"][1]["for_seconds"])
 
     def test_without_feeds(self) -> None:
         """While there are prices it can serve, but should not be sent more questions than it must."""
@@ -109,6 +136,33 @@ class ReadyTests(HealthCase):
         self.assertEqual(200, self.ask("/ready")[0])
 
 
+class OtherMapTests(HealthCase):
+    def on_demand(self, code: str) -> Asset:
+        return evolve(self.house.assets.assets[code], unsubscribed=frozenset(self.house.assets.assets[code].symbols))
+
+    def test_counts_what_there_is_now(self) -> None:
+        self.house.adopt("SOL", "DOGE", "BTC")
+        status, members = self.ask("/health")
+        self.assertEqual((503, {"total": 1, "priced": 0}), (status, members["assets"]))
+
+    def test_a_feed_that_is_off_is_no_reason(self) -> None:
+        self.price_all()
+        self.house.feeds = [feed_of("coinbase"), evolve(feed_of("kraken", "off"), symbols=0)]
+        status, members = self.ask("/ready")
+        self.assertEqual((200, "off"), (status, members["feeds"][1]["state"]))
+
+    def test_nobody_waits_for_what_is_fetched_on_demand(self) -> None:
+        self.house.adopt("SOL", ETH=self.on_demand("ETH"), DOGE=self.on_demand("DOGE"))
+        status, members = self.ask("/ready")
+        self.assertEqual((200, {"total": 3, "priced": 1}), (status, members["assets"]))
+
+    def test_not_even_where_that_is_all(self) -> None:
+        self.house.shelf.replies.clear()
+        self.house.adopt(**{code: self.on_demand(code) for code in self.house.assets.assets})
+        self.house.feeds = [evolve(feed_of(name, "off"), symbols=0) for name in ("coinbase", "kraken")]
+        self.assertEqual((200, 200), (self.ask("/health")[0], self.ask("/ready")[0]))
+
+
 class MetricsTests(HealthCase):
     def samples(self) -> dict[tuple[str, ...], float]:
         answer = Wire(self.site).ask("/metrics", key=None)
@@ -148,6 +202,13 @@ class MetricsTests(HealthCase):
         samples = self.samples()
         self.assertEqual([1.0, 0.0, 0.0, 2.0, 1.0], [samples["tbeast_assets", quality] for quality in QUALITIES])
         self.assertEqual((1.0, 0.0), (samples["tbeast_shelf_replies",], samples["tbeast_simulated",]))
+
+    def test_parts_behind_it(self) -> None:
+        self.backing = [PartStatus("usage", "behind", figures={"spooled_bytes": 7}), PartStatus("cache", "up")]
+        samples = self.samples()
+        self.assertEqual(7.0, samples["tbeast_usage_spooled_bytes",])
+        self.assertEqual(1.0, samples["tbeast_part_state", "usage", "behind"])
+        self.assertEqual(1.0, samples["tbeast_part_state", "cache", "up"])
 
     def test_process(self) -> None:
         samples = self.samples()

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from tbeast.domain.admission import NO_LIMIT
-from tbeast.domain.assetmap import EXCHANGES
+from tbeast.domain.assetmap import EXCHANGES, Asset
 from tbeast.domain.quotes import HALTED, SET_ASIDE
 from tbeast.test.servers.rooms import (
     FREE,
@@ -19,6 +19,7 @@ from tbeast.test.servers.rooms import (
     PARTNER,
     House,
     Wire,
+    feed_of,
     problem_of,
     question,
     quote_of,
@@ -279,6 +280,82 @@ class PriceOptionTests(LpoCase):
             self.assertEqual((404, "unknown_asset"), (answer.status, problem["code"]))
             self.assertIn(meant, problem["nearest"], asset)
         self.assertEqual([], problem_of(self.wire.ask("/price?asset=QQQQQQ"))["nearest"])
+        self.assertEqual([], self.house.lookup.asked)
+
+
+class OtherMapTests(LpoCase):
+    """The assets are others than at the start."""
+
+    def code(self, target: str) -> tuple[int, str]:
+        answer = self.wire.ask(target)
+        return answer.status, problem_of(answer)["code"]
+
+    def test_an_asset_that_went(self) -> None:
+        self.assertEqual(200, self.wire.ask("/price?asset=BTC").status)
+        self.house.adopt("BTC")
+        for target in ("/price?asset=BTC", "/price?asset=BTC&exchange=kraken", "/explain/BTC"):
+            self.assertEqual((404, "unknown_asset"), self.code(target), target)
+        (entry,) = self.wire.ask("/prices?assets=BTC").json()["prices"]
+        self.assertEqual(("BTC", "unknown_asset"), (entry["asset"], entry["error"]))
+        self.assertNotIn("BTC", problem_of(self.wire.ask("/price?asset=BTCC"))["nearest"])
+
+    def test_one_that_goes_while_it_is_looked_up(self) -> None:
+        waiting = self.house.lookup.later("ETH")
+        self.wire.send(question("/price?asset=ETH"))
+        self.house.adopt("ETH")
+        waiting.callback(quote_of("ETH"))
+        answer = self.wire.answer()
+        self.assertEqual((404, "unknown_asset"), (answer.status, problem_of(answer)["code"]))
+
+    def test_one_that_came(self) -> None:
+        self.house.adopt(NEW=Asset("NEW", "New", "Novelties", "okx", {"okx": "NEW-USDT"}))
+        self.house.put(quote_of("NEW"))
+        self.assertEqual("NEW", self.wire.ask("/price?asset=new").json()["asset"])
+
+    def test_pages(self) -> None:
+        """None of them shows what was in force before."""
+        for target in ("/exchanges", "/asset-categories"):
+            self.wire.ask(target, key=None)
+        self.house.adopt("DOGE", "ETH", NEW=Asset("NEW", "New", "Novelties", "okx", {"okx": "NEW-USDT"}))
+        self.house.feeds = [feed_of("coinbase"), feed_of("gemini", "off")]
+        listed = {one["exchange"]: one for one in self.wire.ask("/exchanges", key=None).json()["exchanges"]}
+        self.assertEqual((1, 1), (listed["coinbase"]["home_assets"], listed["coinbase"]["assets"]))
+        self.assertEqual((0, 1, "off"), tuple(listed["gemini"][name] for name in ("home_assets", "assets", "state")))
+        members = self.wire.ask("/asset-categories", key=None).json()
+        found = {one["category"]: [asset["asset"] for asset in one["assets"]] for one in members["categories"]}
+        self.assertEqual({"Major Currencies": ["BTC"], "Layer 2": ["SOL"], "Novelties": ["NEW"]}, found)
+        self.assertEqual(3, sum(self.wire.ask("/stats").json()["assets"].values()))
+
+
+class OnDemandTests(LpoCase):
+    """An exchange whose feed is not asked for the asset is asked when somebody wants to know."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        symbols = {"kraken": "SOL/USD", "okx": "SOL-USDT"}
+        self.house.adopt(SOL=Asset("SOL", "Solana", "Layer 2", "kraken", symbols, frozenset({"kraken"})))
+
+    def test_that_exchange(self) -> None:
+        self.house.lookup.outcomes["SOL on kraken"] = quote_of("SOL", price=20.0, source="kraken-rest")
+        members = self.wire.ask("/price?asset=SOL&exchange=kraken").json()
+        self.assertEqual((20.0, "kraken-rest"), (members["price"], members["source"]))
+
+    def test_which_has_none(self) -> None:
+        answer = self.wire.ask("/price?asset=SOL&exchange=kraken")
+        problem = problem_of(answer)
+        self.assertEqual((503, "no_fresh_price"), (answer.status, problem["code"]))
+        self.assertEqual("kraken has no fresh price of SOL.", problem["detail"])
+        self.assertEqual(["SOL on kraken"], self.house.lookup.asked)
+
+    def test_which_lists_it_no_longer(self) -> None:
+        waiting = self.house.lookup.later("SOL on kraken")
+        self.wire.send(question("/price?asset=SOL&exchange=kraken"))
+        self.house.adopt(SOL=Asset("SOL", "Solana", "Layer 2", "okx", {"okx": "SOL-USDT"}))
+        waiting.callback(quote_of("SOL"))
+        self.assertEqual("not_listed", problem_of(self.wire.answer())["code"])
+
+    def test_another_is_not(self) -> None:
+        self.assertEqual(503, self.wire.ask("/price?asset=SOL&exchange=okx").status)
         self.assertEqual([], self.house.lookup.asked)
 
 

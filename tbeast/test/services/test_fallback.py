@@ -5,10 +5,11 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from tbeast.codecs.exchanges.base import Rate
+from tbeast.domain.assetmap import Asset
 from tbeast.domain.counters import Counters
 from tbeast.errors import FetchError
 from tbeast.services.fallback import REFUSED_SECONDS, Fallback, RestDesk
-from tbeast.test.domain.boards import START, Scene
+from tbeast.test.domain.boards import START, Scene, changed, without
 from tbeast.test.services.desks import QUICK, Counter, PlainExchange, desk
 from tbeast.testing.logs import listen
 
@@ -292,6 +293,48 @@ class FallbackTests(SynchronousTestCase):
         okx = next(source for source in self.scene.board.sources["BTC"] if source.exchange == "okx")
         self.assertEqual((okx.raw, okx.via), (100.0, "rest"))
         self.assertEqual(self.log.having("failed"), [])
+
+    def test_what_is_fetched_on_demand_is_left_alone(self) -> None:
+        for each in self.desks:  # the bulk question would hide it
+            each._codec.bulk = 100  # type: ignore[attr-defined]
+        sol = Asset("SOL", "", "", "kraken", {"kraken": "SOL/USD", "okx": "SOL-USDT"}, frozenset({"kraken"}))
+        self.scene.board.adopt(changed(self.scene.assets, SOL=sol))
+        for _ in range(100):
+            self.wait(1)
+            self.fallback.look()
+            for url in self.counter.pending():
+                self.counter.answer(url, {})
+        self.assertIn("http://okx/SOL-USDT", self.counter.asked)
+        self.assertNotIn("http://kraken/SOL/USD", self.counter.asked)
+
+    def test_nor_does_it_make_an_outage_look_small(self) -> None:
+        quiet = {
+            code: Asset(code, "", "", "okx", {"okx": f"{code}-USDT"}, frozenset({"okx"}))
+            for code in (f"N{number}" for number in range(20))
+        }
+        self.scene.board.adopt(changed(self.scene.assets, **quiet))
+        self.wait(6)
+        for code in ("USDT", "BTC"):
+            self.scene.tick("okx", code, 1.0)
+        self.fallback.look()
+        self.assertEqual(self.log.having("okx: REST"), ["okx: REST is asked for 1 late symbols"])
+
+    def test_an_exchange_that_was_switched_off_is_not_asked(self) -> None:
+        self.wait(6)
+        self.fallback.look()
+        for url in self.counter.pending():
+            self.counter.answer(url, {})
+        assets = self.scene.assets
+        rest = {code: without(asset, "okx") for code, asset in {**assets.assets, **assets.stablecoins}.items()}
+        self.scene.board.adopt(changed(assets, **rest))
+        before = len([url for url in self.counter.asked if "okx" in url])
+        self.wait(6)
+        self.fallback.look()
+        self.wait(6)
+        self.fallback.look()
+        self.assertEqual(len([url for url in self.counter.asked if "okx" in url]), before)
+        self.assertEqual(len(self.log.having("okx: REST is needed no more")), 1)
+        self.assertEqual(len(self.log.having("okx: REST is asked")), 1)
 
     def test_seeding(self) -> None:
         self.fallback.seed("okx", ("BTC-USDT", "NOT-USDT"))

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from tbeast.codecs.exchanges.base import Rate, Reconnect, Send
+from tbeast.domain.assetmap import Asset, AssetMap
 from tbeast.domain.counters import Counters
-from tbeast.domain.feedstatus import CONNECTING, DOWN, LATE, LIVE
+from tbeast.domain.feedstatus import CONNECTING, DOWN, LATE, LIVE, OFF
+from tbeast.domain.shards import shards
 from tbeast.domain.ticks import Tick
 from tbeast.services.feedlink import MOST_FRAMES_PER_SECOND, named
-from tbeast.services.feeds import ExchangeFeed, Feeds
+from tbeast.services.feeds import ExchangeFeed, Feeds, moved
 from tbeast.testing.exchanges import PlainExchange
 from tbeast.testing.sockets import MemoryDialer, MemoryPeer
 
@@ -199,7 +203,7 @@ class ComingUpTests(FeedCase):
         self.make(symbols=()).startService()
         self.clock.advance(100)
         self.assertEqual(self.dialer.peers, [])
-        self.assertEqual(self.state(), DOWN)
+        self.assertEqual(self.state(), OFF)
 
 
 class SendingTests(FeedCase):
@@ -939,6 +943,290 @@ class StoppingTests(FeedCase):
         self.assertRaises(RuntimeError, self.feed.startService)
 
 
+class MovedTests(SynchronousTestCase):
+    def test_what_is_on_a_connection_stays_there(self) -> None:
+        self.assertEqual(moved([("A", "C"), ("B",)], "CBA", 2), [("C", "A"), ("B",)])
+
+    def test_new_ones_go_where_something_changes_anyway(self) -> None:
+        self.assertEqual(
+            moved([("A", "B"), ("C", "D"), ("E", "F")], "ABCEFXYZ", 4), [("A", "B"), ("C", "X", "Y", "Z"), ("E", "F")]
+        )
+
+    def test_then_to_the_emptiest(self) -> None:
+        self.assertEqual(moved([("A", "B"), ("C",)], "ABCX", 4), [("A", "B"), ("C", "X")])
+
+    def test_then_to_new_ones(self) -> None:
+        self.assertEqual(moved([("A", "B")], "ABCDE", 2), [("A", "B"), ("C", "E"), ("D",)])
+
+    def test_some_are_left_with_nothing(self) -> None:
+        self.assertEqual(moved([("A", "B"), ("C",)], "AB", 2), [("A", "B"), ()])
+        self.assertEqual(moved([("A",)], "", 2), [()])
+        self.assertEqual(moved([], "AB", 1), [("A",), ("B",)])
+
+    @settings(deadline=None, max_examples=200)
+    @given(
+        st.lists(st.sets(st.integers(0, 40)), max_size=5),
+        st.integers(1, 6),
+        st.sets(st.sampled_from("ABCDEFGHIJKLMNOPQ")),
+    )
+    def test_each_on_one_connection_within_the_limit(self, steps: list[set[int]], limit: int, first: set[str]) -> None:
+        parts = shards(sorted(first), limit)
+        for step in steps:
+            wanted = [f"S{number}" for number in sorted(step)]
+            after = moved(parts, wanted, limit)
+            self.assertEqual(sorted(symbol for part in after for symbol in part), sorted(wanted))
+            self.assertTrue(all(len(part) <= limit for part in after))
+            for before, part in zip(parts, after, strict=False):
+                self.assertLessEqual(set(before) & set(wanted), set(part))
+            self.assertTrue(all(after[len(parts) :]))
+            if len(after) > len(parts):  # a new one is made only where there was no room
+                self.assertTrue(all(len(part) == limit for part in after[: len(parts)]))
+            parts = [part for part in after if part]
+
+
+class AdoptTests(FeedCase):
+    """Other symbols than before."""
+
+    def settle(self, peer: MemoryPeer) -> None:
+        """Let the newest connection take over."""
+        peer.accept()
+        peer.say({"ack": peer.sent[0].split()[1:]})
+        self.clock.advance(1)
+
+    def test_the_old_connection_serves_until_its_successor_does(self) -> None:
+        old = self.go_live()
+        self.feed.adopt("ABC")
+        self.clock.advance(0)
+        new = self.dialer.last
+        self.assertIsNot(new, old)
+        new.accept()
+        self.assertEqual(new.sent, ["subscribe A B C"])
+        self.assertEqual(self.sink.words(), [("connected", "AB"), ("connected", "C")])
+        old.say({"tick": ["A", 7.0]})
+        self.assertIn(("A", 7.0), self.sink.ticks)
+        self.assertEqual(self.state(), LIVE)
+        new.say({"ack": ["A", "B", "C"]})
+        self.clock.advance(1)
+        self.assertEqual(old.asked_to_close, "replaced")
+        self.clock.advance(100)
+        self.assertEqual(len(self.dialer.peers), 2)
+        self.assertEqual(self.sink.words(), [("connected", "AB"), ("connected", "C")], "the sink must not notice")
+
+    def test_what_is_wanted_no_more_is_not_carried_at_once(self) -> None:
+        old = self.go_live()
+        self.feed.adopt("A")
+        self.assertEqual(self.sink.words(), [("connected", "AB"), ("disconnected", "B")])
+        status = self.feed.status()
+        self.assertEqual((status.symbols, status.live_symbols), (1, 1))
+        self.clock.advance(0)
+        self.settle(self.dialer.last)
+        self.assertFalse(old.alive)
+        self.assertEqual(self.dialer.last.sent, ["subscribe A"])
+        self.assertEqual(self.sink.words()[2:], [])
+
+    def test_a_symbol_that_comes_back_before_it_was_gone(self) -> None:
+        self.go_live()
+        self.feed.adopt("A")
+        self.feed.adopt("AB")
+        self.assertEqual(self.sink.words()[1:], [("disconnected", "B"), ("connected", "B")])
+        for _ in range(3):
+            self.clock.advance(0)
+            if not self.dialer.last.accepted:
+                self.settle(self.dialer.last)
+        self.assertEqual([peer.sent[0] for peer in self.dialer.alive()], ["subscribe A B"])
+
+    def test_no_other_connection_is_touched(self) -> None:
+        self.make(PlainExchange(symbols_per_socket=2), "ABCD").startService()
+        self.clock.advance(0)
+        first, second = self.dialer.peers
+        for peer in (first, second):
+            self.settle(peer)
+        self.feed.adopt("ABCX")
+        self.clock.advance(0)
+        self.settle(self.dialer.last)
+        self.assertTrue(first.alive)
+        self.assertFalse(second.alive)
+        self.assertEqual(self.dialer.last.sent, ["subscribe B X"])
+        self.assertEqual(len(self.dialer.peers), 3)
+
+    def test_more_than_fit_get_a_connection_of_their_own(self) -> None:
+        """Which is not missed while it comes up."""
+        old = self.go_live(symbols_per_socket=2)
+        self.feed.adopt("ABC")
+        self.assertEqual(self.state(), LIVE)
+        self.clock.advance(0)
+        self.assertTrue(old.alive)
+        self.dialer.last.accept()
+        self.assertEqual(self.dialer.last.sent, ["subscribe C"])
+        self.assertEqual(self.state(), LIVE)
+        self.pass_time(31, old)
+        self.assertEqual(self.state(), LATE)
+        self.dialer.last.say({"tick": "C"})
+        self.assertEqual(self.state(), LIVE)
+
+    def test_one_that_cannot_be_made_is_missed(self) -> None:
+        self.go_live(symbols_per_socket=2)
+        self.feed.adopt("ABC")
+        self.clock.advance(0)
+        self.dialer.last.end("refused")
+        self.assertEqual(self.state(), CONNECTING)
+
+    def test_a_successor_that_fails_leaves_the_old_one(self) -> None:
+        old = self.go_live()
+        self.feed.adopt("ABC")
+        for _ in range(3):
+            self.pass_time(20, old)
+            self.dialer.last.end("refused")
+        self.assertTrue(old.alive)
+        self.assertEqual(self.sink.words(), [("connected", "AB")])
+        self.pass_time(20, old)
+        self.settle(self.dialer.last)
+        self.assertEqual(self.dialer.last.sent, ["subscribe A B C"])
+
+    def test_others_while_a_successor_is_on_its_way(self) -> None:
+        """It was asked for what was wanted then, and is replaced in turn."""
+        self.go_live()
+        self.feed.adopt("ABC")
+        self.clock.advance(0)
+        self.feed.adopt("ABD")
+        self.settle(self.dialer.last)
+        self.assertNotIn(("connected", "C"), self.sink.words())
+        self.clock.advance(0)
+        self.settle(self.dialer.last)
+        self.assertEqual([peer.sent[0] for peer in self.dialer.alive()], ["subscribe A B D"])
+        self.assertEqual(self.sink.words()[1:], [("connected", "D")])
+
+    def test_others_while_the_first_is_being_dialed(self) -> None:
+        first = self.start()
+        self.feed.adopt("BC")
+        first.accept()
+        self.assertEqual(self.sink.words(), [("connected", "B")])
+        self.clock.advance(0)
+        self.settle(self.dialer.last)
+        self.assertFalse(first.alive)
+        self.assertEqual(self.sink.words(), [("connected", "B"), ("connected", "C")])
+        self.assertEqual(self.dialer.last.sent, ["subscribe B C"])
+
+    def test_others_while_it_waits_to_dial(self) -> None:
+        self.start().end("refused")
+        self.feed.adopt("C")
+        self.assertEqual(len(self.dialer.peers), 1)
+        self.clock.advance(1)
+        self.dialer.last.accept()
+        self.assertEqual(self.dialer.last.sent, ["subscribe C"])
+        self.assertEqual(len(self.dialer.peers), 2)
+
+    def test_others_while_it_reconnects(self) -> None:
+        self.go_live()
+        self.feed.reconnect("asked for")
+        self.feed.adopt("ABC")
+        self.clock.pump([0.0, 0.0, 0.0])
+        self.settle(self.dialer.last)
+        self.clock.pump([0.0, 0.0, 5.0])
+        self.assertEqual([peer.sent[0] for peer in self.dialer.alive()], ["subscribe A B C"])
+
+    def test_before_the_start(self) -> None:
+        self.make().adopt("CD")
+        self.feed.startService()
+        self.clock.advance(0)
+        self.dialer.last.accept()
+        self.assertEqual(self.dialer.last.sent, ["subscribe C D"])
+
+    def test_the_same_in_another_order_is_nothing(self) -> None:
+        self.go_live()
+        self.feed.adopt("BA")
+        self.clock.advance(5)
+        self.assertEqual(len(self.dialer.peers), 1)
+        self.assertEqual(self.sink.words(), [("connected", "AB")])
+
+    def test_first_prices_are_asked_for_the_new_ones(self) -> None:
+        self.go_live(name="gateio", seeds_from_rest=True)
+        self.feed.adopt("ABC")
+        self.clock.advance(0)
+        self.settle(self.dialer.last)
+        self.assertEqual(self.subscribed, [("gateio", ("A", "B")), ("gateio", ("C",))])
+
+    def test_what_was_refused_is_forgotten_with_its_symbol(self) -> None:
+        peer = self.go_live()
+        peer.say({"refuse": "B"})
+        self.feed.adopt("AC")
+        self.assertEqual(self.feed.status().refused, ())
+
+    def test_a_halt_ends_with_its_symbol(self) -> None:
+        peer = self.go_live()
+        peer.say({"halt": ["B"]})
+        self.feed.adopt("A")
+        self.assertIn(("resumed", "B"), self.sink.words())
+        self.assertEqual(self.said("trading goes on"), 0)
+        self.feed.adopt("AB")
+        self.assertEqual([word for word in self.sink.words() if word == ("halted", "B")], [("halted", "B")] * 2)
+
+    def test_many_that_went_are_no_silence(self) -> None:
+        """The rhythm of many symbols is not expected of the few that are left."""
+        self.symbols = "ABCDEFGHIJ"
+        old = self.go_live()
+        self.pass_time(70, old)
+        self.feed.adopt("ABCDE")
+        self.clock.pump([1.0] * 70)
+        self.assertEqual((old.aborted, self.said("no price for")), (False, 0))
+
+
+class OffTests(FeedCase):
+    def test_an_exchange_of_which_nothing_is_wanted_is_closed(self) -> None:
+        old = self.go_live()
+        self.clock.advance(1)
+        self.feed.adopt(())
+        self.assertEqual(self.sink.words(), [("connected", "AB"), ("disconnected", "AB")])
+        self.assertIsNotNone(old.asked_to_close)
+        status = self.feed.status()
+        self.assertEqual((status.state, status.symbols, status.connections, status.why), (OFF, 0, 0, ""))
+        self.assertEqual(self.said("kraken feed is off (was live)"), 1)
+        self.clock.advance(1000)
+        self.assertEqual(len(self.dialer.peers), 1)
+
+    def test_and_comes_back(self) -> None:
+        self.go_live()
+        self.feed.adopt(())
+        self.clock.advance(10)
+        self.feed.adopt("AB")
+        self.assertEqual(self.state(), CONNECTING)
+        self.clock.advance(0)
+        self.dialer.last.accept()
+        self.dialer.last.say({"tick": "A"})
+        self.assertEqual((self.state(), self.sink.words()[-1]), (LIVE, ("connected", "AB")))
+        self.assertEqual(len(self.dialer.peers), 2)
+
+    def test_while_it_dials(self) -> None:
+        peer = self.start()
+        self.feed.adopt(())
+        self.clock.advance(100)
+        self.assertTrue(peer.aborted)
+        self.assertEqual((self.state(), len(self.dialer.peers)), (OFF, 1))
+
+    def test_while_it_waits_to_dial(self) -> None:
+        self.start().end("refused")
+        self.feed.adopt(())
+        self.clock.advance(100)
+        self.assertEqual((self.state(), self.feed.status().why, len(self.dialer.peers)), (OFF, "", 1))
+
+    def test_from_the_start(self) -> None:
+        self.make(symbols=()).startService()
+        self.clock.advance(100)
+        self.assertEqual((self.state(), self.said("feed is")), (OFF, 0))
+
+    def test_a_stop_waits_for_what_is_being_closed(self) -> None:
+        old = self.go_live()
+        close, old._end_later = old._end_later, lambda reason: None  # type: ignore[method-assign]
+        self.feed.adopt(())
+        stopped = self.feed.stopService()
+        self.clock.advance(0)
+        self.assertNoResult(stopped)
+        close("closed at last")
+        self.clock.advance(0)
+        self.successResultOf(stopped)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
 class FeedsTests(FeedCase):
     names = ("coinbase", "gemini", "kraken", "gateio", "cryptocom", "okx")
 
@@ -977,3 +1265,30 @@ class FeedsTests(FeedCase):
         self.clock.advance(0)
         self.successResultOf(stopped)
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_each_goes_over_to_what_another_map_wants_of_it(self) -> None:
+        def asset(code: str, **symbols: str) -> Asset:
+            return Asset(code, code, "", next(iter(symbols)), symbols, frozenset({"gemini"}))
+
+        found = [asset("X", coinbase="A", gemini="GX", okx="A"), asset("Y", coinbase="C", okx="B")]
+        self.feeds.adopt(AssetMap({each.code: each for each in found}, {}))
+        for _ in range(4):
+            self.clock.advance(0)
+            for peer in self.dialer.alive():
+                peer.say({"ack": peer.sent[0].split()[1:]})
+            self.clock.advance(1)
+        carried = sorted((peer.url, peer.sent[0]) for peer in self.dialer.alive())
+        self.assertEqual(carried, [("ws://coinbase.invalid/", "subscribe A C"), ("ws://okx.invalid/", "subscribe A B")])
+        states = {status.exchange: status.state for status in self.feeds.status()}
+        self.assertEqual(
+            {name for name, state in states.items() if state == OFF}, {"gemini", "kraken", "gateio", "cryptocom"}
+        )
+
+    def test_one_that_fails_to_fails_alone(self) -> None:
+        def fail(_symbols: object) -> None:
+            raise ZeroDivisionError
+
+        self.feeds._feeds["coinbase"].adopt = fail  # type: ignore[assignment,method-assign]
+        self.feeds.adopt(AssetMap({}, {}))
+        self.assertEqual([status.symbols for status in self.feeds.status()], [2, 0, 0, 0, 0, 0])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)

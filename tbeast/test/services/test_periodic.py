@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -116,3 +117,26 @@ class PeriodicTests(SynchronousTestCase):
         self.successResultOf(stopped)
         self.clock.advance(5.0)
         self.assertEqual(self.rounds, [10.0, 40.0])
+
+    def test_another_period(self) -> None:
+        """Takes effect at once, in the middle of a wait too, and before the start."""
+        service = self.make(every_seconds=100.0)
+        self.clock.advance(15.0)
+        service.set_every(10.0)
+        self.clock.pump([5.0, 10.0])
+        self.assertEqual(self.rounds, [20.0, 30.0])
+        service.set_every(50.0)
+        self.clock.pump([10.0, 10.0])
+        self.assertEqual(self.rounds, [20.0, 30.0, 50.0])
+        service.stopService()
+        service.set_every(1.0)
+        self.clock.pump([10.0] * 3)
+        self.assertEqual(len(self.rounds), 3)
+
+    def test_times_that_floats_cannot_hold(self) -> None:
+        """No beat comes twice because of the last digit of a float."""
+        self.make(every_seconds=0.1)
+        for _ in range(1000):
+            self.clock.advance(0.01)
+        self.assertIn(len(self.rounds), (99, 100))
+        self.assertTrue(all(later - earlier > 0.05 for earlier, later in pairwise(self.rounds)))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from attrs import evolve
 from twisted.internet import defer
 from twisted.internet.defer import Deferred, ensureDeferred, succeed
@@ -7,6 +9,8 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from tbeast.codecs import cachedprices
+from tbeast.domain.assetmap import Asset
+from tbeast.domain.board import ON_DEMAND_SECONDS
 from tbeast.domain.counters import Counters
 from tbeast.domain.quotes import Quote
 from tbeast.services.pricelookup import (
@@ -17,7 +21,7 @@ from tbeast.services.pricelookup import (
     PriceLookup,
     givable,
 )
-from tbeast.test.domain.boards import START, Scene
+from tbeast.test.domain.boards import START, Scene, changed
 from tbeast.test.services.desks import Counter, PlainExchange, desk
 
 
@@ -32,6 +36,10 @@ class Cache:
 
     def set(self, asset: str, value: bytes, seconds_to_live: int) -> Deferred[None]:
         self.kept[asset] = value
+        return succeed(None)
+
+    def set_many(self, values: Mapping[str, bytes], seconds_to_live: int) -> Deferred[None]:
+        self.kept |= values
         return succeed(None)
 
 
@@ -58,8 +66,12 @@ class LookupTests(SynchronousTestCase):
         self.scene.now += seconds
         self.clock.advance(seconds)
 
-    def find(self, asset: str = "ETH") -> Deferred[Quote | None]:
-        return ensureDeferred(self.lookup.find(asset))
+    def find(self, asset: str = "ETH", exchange: str = "") -> Deferred[Quote | None]:
+        async def quote() -> Quote | None:
+            found, self.tier = await self.lookup.find(asset, exchange)
+            return found
+
+        return ensureDeferred(quote())
 
     def found(self, asset: str = "ETH") -> Quote:
         quote = self.successResultOf(self.find(asset))
@@ -255,3 +267,111 @@ class LookupTests(SynchronousTestCase):
         self.assertEqual((quote.price, quote.quality), (10.0, "stale"))
         self.assertFalse(givable(quote, self.scene.now))
         self.assertIsNone(self.lookup.last_known("BTC"))
+
+    def test_an_asset_that_went_meanwhile(self) -> None:
+        finding = self.find()
+        self.scene.board.adopt(changed(self.scene.assets, "ETH"))
+        self.scene.pricer.adopt()
+        self.counter.answer("kraken", {"ETH/USD": 10.0})
+        while self.counter.waiting:
+            self.counter.answer("", {})
+        self.assertIsNone(self.successResultOf(finding))
+        self.assertIsNone(self.lookup.last_known("ETH"))
+        self.assertIsNone(self.successResultOf(self.find()))
+        self.assertEqual((self.cache.kept, self.flushLoggedErrors()), ({}, []))
+
+
+class OnDemandTests(LookupTests):
+    """What no feed is asked for; beside it all that holds for others holds as well."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        symbols = {"kraken": "SOL/USD", "gemini": "solusd"}
+        self.sol = Asset("SOL", "Solana", "", "kraken", symbols, frozenset(symbols))
+        self.adopt(self.sol)
+
+    def adopt(self, sol: Asset) -> None:
+        self.scene.assets = changed(self.scene.assets, SOL=sol)
+        self.scene.board.adopt(self.scene.assets)
+        self.scene.pricer.adopt()
+
+    def fetch(self, price: float = 9.0) -> None:
+        finding = self.find("SOL")
+        self.counter.answer("kraken", {"SOL/USD": price})
+        quote = self.successResultOf(finding)
+        assert quote is not None
+        self.assertEqual((quote.price, self.tier), (price, "rest"))
+
+    def test_fetched_when_somebody_asks(self) -> None:
+        self.fetch()
+        self.assertEqual((self.found("SOL").price, self.tier), (9.0, "memory"))
+        self.assertEqual(self.counter.asked, ["http://kraken/SOL/USD"])
+
+    def test_and_again_when_that_is_old(self) -> None:
+        self.fetch()
+        self.wait(ON_DEMAND_SECONDS)
+        self.fetch(8.0)
+        self.assertEqual(len(self.counter.asked), 2)
+
+    def test_what_another_node_fetched_will_do_while_it_is_young(self) -> None:
+        self.fetch()
+        text = self.cache.kept["SOL"]
+        self.setUp()
+        self.cache.kept["SOL"] = text
+        self.wait(ON_DEMAND_SECONDS - 1)
+        self.assertEqual((self.found("SOL").price, self.tier), (9.0, "cache"))
+        self.assertEqual(self.counter.asked, [])
+        self.wait(1)
+        self.fetch(8.0)
+
+    def test_when_nobody_answers_the_older_one_stands(self) -> None:
+        self.fetch()
+        self.cache.kept.clear()
+        for seconds, price in ((30, 9.0), (31, None)):
+            self.wait(seconds)
+            finding = self.find("SOL")
+            while self.counter.waiting:
+                self.counter.fail("")
+            quote = self.successResultOf(finding)
+            self.assertEqual(None if quote is None else quote.price, price)
+            self.assertEqual(self.tier, "memory" if price else "nowhere")
+
+    def test_of_the_older_ones_the_youngest(self) -> None:
+        self.fetch()
+        text = self.cache.kept["SOL"]
+        self.wait(10)
+        self.fetch(8.0)
+        self.wait(10)
+        self.cache.kept["SOL"] = text
+        finding = self.find("SOL")
+        while self.counter.waiting:
+            self.counter.answer("", {})  # an answer that says nothing of it
+        quote = self.successResultOf(finding)
+        assert quote is not None
+        self.assertEqual((quote.price, self.tier), (8.0, "memory"))
+
+    def test_one_with_a_feed_is_left_to_its_feed(self) -> None:
+        self.fetch()
+        self.adopt(evolve(self.sol, unsubscribed=frozenset({"kraken"})))
+        self.wait(ON_DEMAND_SECONDS + 1)
+        self.assertEqual((self.found("SOL").price, self.tier), (9.0, "memory"))
+
+    def test_one_exchange_alone(self) -> None:
+        finding = self.find("SOL", "gemini")
+        others = self.find("SOL", "gemini")
+        self.assertEqual(self.counter.asked, ["http://gemini/solusd"])
+        self.counter.answer("gemini", {"solusd": 7.0})
+        for each in (finding, others):
+            quote = self.successResultOf(each)
+            assert quote is not None
+            self.assertEqual((quote.price, quote.source, self.tier), (7.0, "gemini-rest", "rest"))
+        self.assertEqual(self.cache.kept, {})
+        self.assertEqual(self.successResultOf(self.find("SOL", "gemini")), quote)
+        self.assertEqual(self.tier, "memory")
+        self.wait(ON_DEMAND_SECONDS)
+        finding = self.find("SOL", "gemini")
+        self.counter.fail("gemini")
+        self.assertEqual(self.counter.pending(), [])
+        quote = self.successResultOf(finding)
+        assert quote is not None
+        self.assertEqual((quote.price, self.tier), (7.0, "memory"))

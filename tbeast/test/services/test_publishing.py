@@ -3,11 +3,13 @@ from __future__ import annotations
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from tbeast.domain.assetmap import Asset
+from tbeast.domain.board import ON_DEMAND_SECONDS, REST
 from tbeast.domain.counters import Counters
 from tbeast.domain.quotes import Quote
 from tbeast.domain.readyreplies import Shelf, body
 from tbeast.services.publishing import INTERVAL_SECONDS, SLICES, Publishing
-from tbeast.test.domain.boards import Scene
+from tbeast.test.domain.boards import Scene, changed, without
 from tbeast.testing.logs import listen
 
 
@@ -185,3 +187,69 @@ class PublishingTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.clock.advance(1)
         self.assertEqual(self.shelf.replies, {})
+
+    def adopt(self, *gone: str, **others: Asset) -> None:
+        self.scene.assets = changed(self.scene.assets, *gone, **others)
+        self.publishing.adopt(self.scene.assets)
+
+    def test_what_is_no_asset_any_more_is_off_the_shelf_at_once(self) -> None:
+        for asset in ("BTC", "ETH"):
+            self.scene.tick("kraken", asset, 100.0)
+        self.clock.advance(INTERVAL_SECONDS)
+        self.scene.tick("kraken", "ETH", 101.0)
+        self.adopt("ETH")
+        self.assertEqual(list(self.shelf.replies), ["BTC"])
+        self.assertEqual(list(self.publishing.last), ["BTC"])
+        self.clock.advance(INTERVAL_SECONDS)
+        self.publishing.sweep()
+        self.assertEqual(list(self.shelf.replies), ["BTC"])
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_a_price_is_made_anew_without_a_source_that_went(self) -> None:
+        self.scene.say("ETH", kraken=10.0, coinbase=11.0)
+        self.clock.advance(INTERVAL_SECONDS)
+        self.assertEqual(self.shown("ETH"), "ETH 10.0 0.000 degraded")
+        self.adopt(ETH=without(self.scene.assets.assets["ETH"], "kraken"))
+        self.assertEqual(self.shown("ETH"), "ETH 11.0 0.000 single_source")
+
+    def test_one_with_no_price_left_is_taken_down(self) -> None:
+        self.scene.say("ETH", kraken=10.0)
+        self.clock.advance(INTERVAL_SECONDS)
+        self.adopt(ETH=without(self.scene.assets.assets["ETH"], "kraken"))
+        self.assertIsNone(self.shown("ETH"))
+
+    def test_so_is_what_was_converted_with_a_rate_that_went(self) -> None:
+        for exchange in ("kraken", "okx", "coinbase"):
+            self.scene.tick(exchange, "USDT", 0.5)
+        self.scene.tick("okx", "NOT", 100.0)
+        self.clock.advance(INTERVAL_SECONDS)
+        self.assertEqual(self.shown("NOT"), "NOT 50.0 0.000 single_source")
+        self.adopt("USDT")
+        self.assertIsNone(self.shown("NOT"))
+
+    def test_a_new_one_is_published(self) -> None:
+        self.adopt(NEW=Asset("NEW", "New", "Major", "kraken", {"kraken": "NEW/USD"}))
+        self.scene.tick("kraken", "NEW", 3.0)
+        self.clock.advance(INTERVAL_SECONDS)
+        self.assertEqual(self.shown("NEW"), "NEW 3.0 0.000 single_source")
+        self.scene.now += 61
+        self.publishing.sweep()
+        self.assertNotIn("NEW", self.shelf.replies)
+
+    def test_another_map_before_the_start(self) -> None:
+        self.publishing.stopService()
+        self.adopt("ETH", NEW=Asset("NEW", "New", "Major", "kraken", {"kraken": "NEW/USD"}))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.scene.tick("kraken", "NEW", 3.0)
+        self.publishing.startService()
+        self.clock.advance(INTERVAL_SECONDS)
+        self.assertEqual(self.shown("NEW"), "NEW 3.0 0.000 single_source")
+
+    def test_what_is_fetched_on_demand_lies_there_for_a_moment(self) -> None:
+        self.adopt(NEW=Asset("NEW", "New", "Major", "kraken", {"kraken": "NEW/USD"}, frozenset({"kraken"})))
+        self.scene.tick("kraken", "NEW", 3.0, via=REST)
+        self.clock.advance(INTERVAL_SECONDS)
+        self.scene.now += ON_DEMAND_SECONDS
+        self.assertIsNotNone(self.shown("NEW"))
+        self.scene.now += 0.1
+        self.assertIsNone(self.shown("NEW"))

@@ -1,0 +1,256 @@
+"""The ledger: what was answered, counted by kind, until it leaves for the journal and the database.
+
+Every answered request is one count under its kind: whose key, over which service and protocol, which asset, from which
+source and cache tier, with which status, and whether the gate admitted it (only those count against a quota). Requests
+of the same kind share one entry for as long as they wait, so what waits is bounded by how many kinds there are, and not
+by how many requests; entries of different clock hours are kept apart, so that no count moves into another day.
+
+A kind has asset C{*} if it asked for several, and an empty asset, source or tier where there is none. Beyond
+C{most_kinds} entries, new kinds give up their detail (asset C{*}, no source, no tier): there are then at most so many
+more entries as keys times services, protocols and statuses, for each hour that waits. No count is ever given up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import Final, NamedTuple
+from uuid import UUID
+
+from attrs import frozen
+
+NOBODY: Final = ""
+"""The key id of a question without a known key."""
+SEVERAL: Final = "*"
+"""The asset of a question for several, and of an entry that has given up its detail."""
+
+MOST_KINDS: Final = 100_000
+MOST_ROWS: Final = 300
+"""How many rows one batch has at most."""
+WINDOW_SECONDS: Final = 3600
+
+BATCH_ID_BYTES: Final = 12
+
+
+class Kind(NamedTuple):
+    """What requests that share a row have in common. A NamedTuple because one is made for each request.
+
+    @ivar key_id: L{NOBODY} or the id of a known key.
+    @ivar service: C{lpo} or C{lrs}.
+    @ivar protocol: C{http} or C{udp}.
+    @ivar source: as the answer names it: C{median}, C{kraken-ws}...
+    @ivar cache_tier: where the answer was found: C{shelf}, C{memory}, C{cache}, C{rest}.
+    @ivar status: of the answer, as in HTTP.
+    @ivar admitted: whether it counts against the key's quota.
+    """
+
+    key_id: str
+    service: str
+    protocol: str
+    asset: str
+    source: str
+    cache_tier: str
+    status: int
+    admitted: bool
+
+
+class Row(NamedTuple):
+    """So many requests of one kind.
+
+    @ivar at: when the first of them was answered, in seconds since the epoch.
+    @ivar response_us_sum: the time they took, added up, in microseconds; C{response_us_max} the longest.
+    """
+
+    kind: Kind
+    at: float
+    request_count: int
+    response_us_sum: int
+    response_us_max: int
+
+
+_Plain = tuple[str, str, str, str, str, str, int, bool]
+"""A L{Kind} without its name: quicker to make, and equal to it."""
+_Entry = list[float | int]
+"""What L{Row} has after the kind."""
+
+
+@frozen
+class Batch:
+    """Rows that are written together, or not at all.
+
+    @ivar id: 24 hexadecimal digits, which sort by the time of making; the same batch written twice counts once.
+    @ivar node: where the requests were answered.
+    """
+
+    id: str
+    node: str
+    rows: tuple[Row, ...]
+
+    def row_id(self, place: int) -> UUID:
+        """The id of the row at C{place}: the batch's id and its number."""
+        return UUID(hex=f"{self.id}{place:08x}")
+
+    @property
+    def requests(self) -> int:
+        """How many requests it tells of."""
+        return sum(row.request_count for row in self.rows)
+
+
+def make_batch_id(now: float, random_bytes: Callable[[int], bytes]) -> str:
+    """Make an id: 6 bytes of milliseconds since the epoch, 6 bytes that nobody else has."""
+    return f"{int(now * 1000.0):012x}{random_bytes(6).hex()}"
+
+
+class Ledger:
+    """What was answered and has not left yet."""
+
+    def __init__(self, most_kinds: int = MOST_KINDS) -> None:
+        self._most_kinds = most_kinds
+        self._size = 0
+        # by the number of the clock hour; the open one is where the present falls
+        self._windows: dict[int, dict[_Plain, _Entry]] = {}
+        self._open: dict[_Plain, _Entry] = {}
+        self._opened_at = 0.0
+        self._closes_at = 0.0
+
+    def __len__(self) -> int:
+        """How many entries wait."""
+        return self._size
+
+    @property
+    def requests(self) -> int:
+        """How many requests wait."""
+        return sum(int(entry[1]) for window in self._windows.values() for entry in window.values())
+
+    def count(
+        self,
+        key_id: str,
+        service: str,
+        protocol: str,
+        asset: str,
+        source: str,
+        cache_tier: str,
+        status: int,
+        admitted: bool,
+        now: float,
+        response_us: int,
+    ) -> None:
+        """Count one request that was answered at C{now}, after so many microseconds."""
+        if not self._opened_at <= now < self._closes_at:
+            self._open_at(now)
+        kind = (key_id, service, protocol, asset, source, cache_tier, status, admitted)
+        entry = self._open.get(kind)
+        if entry is None:
+            if self._size >= self._most_kinds:
+                kind = (key_id, service, protocol, SEVERAL, "", "", status, admitted)
+                entry = self._open.get(kind)
+            if entry is None:
+                self._open[kind] = [now, 1, response_us, response_us]
+                self._size += 1
+                return
+        entry[1] += 1
+        entry[2] += response_us
+        if response_us > entry[3]:
+            entry[3] = response_us
+
+    def cut(self, most_rows: int) -> list[Row]:
+        """Take out the rows that have waited longest, up to so many."""
+        rows: list[Row] = []
+        for hour in sorted(self._windows):
+            window = self._windows[hour]
+            room = most_rows - len(rows)
+            if len(window) <= room:
+                taken = window
+                if window is self._open:
+                    self._open = self._windows[hour] = {}
+                else:
+                    del self._windows[hour]
+            else:
+                taken = {kind: window.pop(kind) for kind in list(islice(window, room))}
+            rows += [_row(kind, entry) for kind, entry in taken.items()]
+        self._size -= len(rows)
+        return rows
+
+    def put_back(self, rows: Iterable[Row]) -> None:
+        """Take rows in again that could not go anywhere; they merge with what waits, hour by hour."""
+        for kind, at, requests, total, longest in rows:
+            window = self._windows.setdefault(int(at // WINDOW_SECONDS), {})
+            place: _Plain = kind
+            if self._size >= self._most_kinds and place not in window:
+                place = kind._replace(asset=SEVERAL, source="", cache_tier="")
+            entry = window.get(place)
+            if entry is None:
+                window[place] = [at, requests, total, longest]
+                self._size += 1
+            else:
+                entry[0] = min(entry[0], at)
+                entry[1] += requests
+                entry[2] += total
+                entry[3] = max(entry[3], longest)
+
+    def _open_at(self, now: float) -> None:
+        """Another clock hour has begun: what was counted in the last one waits beside it."""
+        hour = int(now // WINDOW_SECONDS)
+        self._open = self._windows.setdefault(hour, {})
+        self._opened_at = float(hour * WINDOW_SECONDS)
+        self._closes_at = self._opened_at + WINDOW_SECONDS
+
+
+def _row(kind: _Plain, entry: _Entry) -> Row:
+    return Row(Kind._make(kind), *entry)  # type: ignore[arg-type]  # the last three are whole
+
+
+def batches_of(
+    rows: list[Row], node: str, now: float, random_bytes: Callable[[int], bytes], most_rows: int = MOST_ROWS
+) -> list[Batch]:
+    """Lay rows into batches of at most so many."""
+    return [
+        Batch(make_batch_id(now, random_bytes), node, tuple(rows[start : start + most_rows]))
+        for start in range(0, len(rows), most_rows)
+    ]
+
+
+OK: Final = "ok"
+BEHIND: Final = "behind"
+UNMETERED: Final = "unmetered"
+
+
+@frozen
+class MeteringStatus:
+    """How it stands with the way of usage to the database.
+
+    @ivar state: L{OK}; L{BEHIND}: the database does not take it, or not as fast as it comes, and the journal keeps it;
+        L{UNMETERED}: nothing takes it, it is in memory alone.
+    @ivar since: when that began, in seconds since the epoch; C{None} with L{OK}.
+    @ivar waiting_rows: in the ledger.
+    @ivar under_way: batches in memory.
+    @ivar spooled_batches: batches in the journal, those under way included.
+    @ivar spooled_bytes: how much room the journal takes.
+    @ivar store_error: why the database did not take the last batch; empty if it did.
+    @ivar journal_error: why the journal did not take the last batch; empty if it did.
+    """
+
+    state: str
+    since: float | None
+    waiting_rows: int
+    under_way: int
+    spooled_batches: int
+    spooled_bytes: int
+    store_error: str
+    journal_error: str
+
+
+@frozen
+class NotSpooled:
+    """The journal has not taken a batch.
+
+    @ivar reason: L{FULL} or L{UNWRITABLE}.
+    @ivar detail: for people.
+    """
+
+    reason: str
+    detail: str
+
+
+FULL: Final = "full"
+UNWRITABLE: Final = "unwritable"
