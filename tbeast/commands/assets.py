@@ -22,7 +22,7 @@ from rich.text import Text
 from tbeast.adapters.store import assetrows
 from tbeast.adapters.store.postgres import Connection
 from tbeast.commands.cells import console
-from tbeast.commands.parameters import opened, store_options
+from tbeast.commands.storedoor import opened, store_options
 from tbeast.domain.assetmap import AssetMap, ListingRow, parse
 
 COLUMNS: Final = tuple(column.name for column in fields(ListingRow))

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import random
-import socket
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Final
 
 import click
@@ -24,20 +21,19 @@ from twisted.logger import (
 )
 from twisted.python.failure import Failure
 
-from tbeast.adapters.cloud.secrets import Credentials, fetch
 from tbeast.adapters.cloud.sqs import QueueAddress, SqsQueue, queue_address
 from tbeast.adapters.cloud.threads import CallThreads
-from tbeast.adapters.settingsource import gather
 from tbeast.adapters.store.opening import open_store, open_target
-from tbeast.adapters.store.postgres import Target
+from tbeast.adapters.store.postgres import Credentials, Target
 from tbeast.adapters.store.threads import StorePool
 from tbeast.adapters.store.usagerows import PostgresUsage
+from tbeast.commands.storedoor import ending_well, secret_of, settings_of, store_options, tell
 from tbeast.domain.counters import Counters
-from tbeast.errors import SettingsError, StoreError, StoreUnavailableError
+from tbeast.errors import StoreUnavailableError
 from tbeast.services.lifecycle import OrderedServices
 from tbeast.services.periodic import Periodic
 from tbeast.services.usagequeue import OUTCOMES, UsageQueueReader
-from tbeast.settings import Settings, load
+from tbeast.settings import Settings
 
 REPORT_SECONDS: Final = 60.0
 RETRY_SECONDS: Final = 2.0
@@ -48,8 +44,7 @@ _log = Logger()
 
 
 @click.command("consume-usage")
-@click.option("-c", "--config", metavar="FILE", help="TOML file with settings.")
-@click.option("--state", help="As the option of the daemon.")
+@store_options
 def command(config: str | None, state: str | None) -> None:
     """Write the usage that arrives on the queue SQS_USAGE_LOG_QUEUE_URL to the database, until ended.
 
@@ -57,25 +52,16 @@ def command(config: str | None, state: str | None) -> None:
     the usage stays on the queue. Logs go to standard error. Exit status: 0 after SIGINT or SIGTERM; 1 if it cannot
     start.
     """
-    try:
-        settings = load(*gather(config, os.environ, {"TBEAST_STATE": state}, socket.gethostname()))
+    with ending_well():
+        settings = settings_of(config, state)
         if settings.sqs_usage_log_queue_url is None:
             raise click.ClickException("there is no queue to read: set SQS_USAGE_LOG_QUEUE_URL")
         address = queue_address(settings.sqs_usage_log_queue_url, settings.aws_region)
         secret = secret_of(settings)
-        with open_target(settings, secret, _tell) as target:
+        with open_target(settings, secret, tell) as target:
             _await_schema(settings, secret)
             started = _run(target, address)
-    except (SettingsError, StoreError) as error:
-        raise click.ClickException(str(error)) from None
     raise SystemExit(0 if started else 1)
-
-
-def secret_of(settings: Settings) -> Callable[[], Credentials] | None:
-    """What reads the secret that the settings name; C{None} if they name none."""
-    if settings.db_secret_name is None:
-        return None
-    return partial(fetch, settings.db_secret_name, settings.aws_region, settings.aurora_url)
 
 
 def build(target: Target, address: QueueAddress, reactor: Any, count: Counter[str]) -> OrderedServices:
@@ -146,17 +132,13 @@ def _await_schema(settings: Settings, secret: Callable[[], Credentials] | None) 
     told = False
     while True:
         try:
-            with open_store(settings, secret, _tell):
+            with open_store(settings, secret, tell):
                 return
         except StoreUnavailableError as error:
             if not told:
-                _tell(f"the database is away; waiting for it: {error}")
+                tell(f"the database is away; waiting for it: {error}")
                 told = True
             time.sleep(RETRY_SECONDS)
-
-
-def _tell(line: str) -> None:
-    click.echo(line, err=True)
 
 
 def _run(target: Target, address: QueueAddress) -> bool:

@@ -9,23 +9,16 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
-from typing import Any, Final, TypedDict, TypeVar, Unpack
+from collections.abc import Sequence
+from typing import Any, Final, TypedDict, Unpack
 
 import click
 
 from tbeast.adapters.cache.keyevents import CHANNEL
 from tbeast.adapters.cache.publishonce import publish_once
-from tbeast.adapters.settingsource import gather
 from tbeast.adapters.store import keyrows
-from tbeast.adapters.store.opening import open_store
-from tbeast.adapters.store.postgres import Connection
 from tbeast.codecs.keycopies import encode_change
-from tbeast.commands.asking import UNANSWERED, Barred, Ending
 from tbeast.commands.keysview import (
     NEVER_AGAIN,
     as_json,
@@ -36,15 +29,15 @@ from tbeast.commands.keysview import (
     print_table,
     said,
 )
+from tbeast.commands.storedoor import opened, store_options
 from tbeast.domain.keys import CHANGED, CREATED, REVOKED, KeyChange, KeyRecord
-from tbeast.errors import CacheUnavailableError, SettingsError, StoreError, StoreUnavailableError
-from tbeast.settings import Settings, load
+from tbeast.errors import CacheUnavailableError, SettingsError
+from tbeast.settings import Settings
 
 EVERYWHERE_SECONDS: Final = 5
 """Within so many seconds a change is in force on every node, however they hear of it."""
 
 _UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
-_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 class Place(TypedDict):
@@ -52,22 +45,6 @@ class Place(TypedDict):
 
     config: str | None
     state: str | None
-
-
-class StoreAway(Ending):
-    """The database cannot be asked now."""
-
-    exit_code = UNANSWERED
-
-
-def store_options(command: _Command) -> _Command:
-    """The options that say which database, as the daemon has them."""
-    for option in (
-        click.option("-c", "--config", metavar="FILE", help="TOML file with settings."),
-        click.option("--state", metavar="FOLDER", help="As the option of the daemon."),
-    ):
-        command = option(command)
-    return command
 
 
 json_option = click.option("--json", "json_wanted", is_flag=True, help="Print JSON on one line.")
@@ -111,7 +88,7 @@ def command() -> None:
 def create(json_wanted: bool, name: str, tier: str, email: str | None, **rest: Any) -> None:
     """Make a key, and show it for the only time."""
     place = _place(rest)
-    with _opened(place) as (settings, connection):
+    with opened(**place) as (settings, connection):
         text, record = keyrows.create(connection, tier, name, email, random_bytes=os.urandom, **rest)
     _tell(settings, [(CREATED, record)])
     if json_wanted:
@@ -134,7 +111,7 @@ def list_keys(
 ) -> None:
     """List the good keys, in the order of their making."""
     revoked = {"revoked": True, "all": None}.get(which or "", False)
-    with _opened(place) as (_, connection):
+    with opened(**place) as (_, connection):
         records = keyrows.listed(connection, tier, revoked, after, limit + 1)
     now, page = time.time(), records[:limit]
     more = page[-1].account.key_id if len(records) > limit else None
@@ -155,7 +132,7 @@ def list_keys(
 @store_options
 def show(json_wanted: bool, key: str, **place: Unpack[Place]) -> None:
     """Show all that is known of KEY; the key itself is known to nobody."""
-    with _opened(place) as (_, connection):
+    with opened(**place) as (_, connection):
         details = keyrows.details(connection, keyrows.find(connection, key).account.key_id)
     if json_wanted:
         _print_json(details_as_json(details, time.time()))
@@ -169,7 +146,7 @@ def show(json_wanted: bool, key: str, **place: Unpack[Place]) -> None:
 @store_options
 def revoke(json_wanted: bool, key: str, **place: Unpack[Place]) -> None:
     """Revoke KEY, for good."""
-    with _opened(place) as (settings, connection):
+    with opened(**place) as (settings, connection):
         record, was_good = keyrows.revoke(connection, keyrows.find(connection, key).account.key_id)
     # told again also if it was revoked before: whoever asks a second time wants it to be sure
     _tell(settings, [(REVOKED, record)])
@@ -192,7 +169,7 @@ def rotate(json_wanted: bool, key: str, grace: float, **place: Unpack[Place]) ->
     It has the same user, name, tier and limits, and goes on with what was used of the month. KEY is revoked, at once or
     after the grace.
     """
-    with _opened(place) as (settings, connection):
+    with opened(**place) as (settings, connection):
         found = keyrows.find(connection, key)
         rotation = keyrows.rotate(connection, found.account.key_id, grace, random_bytes=os.urandom)
     old, new = rotation.old, rotation.new
@@ -217,7 +194,7 @@ def rotate(json_wanted: bool, key: str, grace: float, **place: Unpack[Place]) ->
 @store_options
 def set_tier(json_wanted: bool, key: str, tier: str, **place: Unpack[Place]) -> None:
     """Give KEY the limits of TIER; what it has used of the month stays used."""
-    with _opened(place) as (settings, connection):
+    with opened(**place) as (settings, connection):
         before = keyrows.find(connection, key)
         record = keyrows.set_tier(connection, before.account.key_id, tier)
     _tell(settings, [(CHANGED, record)])
@@ -229,27 +206,6 @@ def set_tier(json_wanted: bool, key: str, tier: str, **place: Unpack[Place]) -> 
 
 def _place(rest: dict[str, Any]) -> Place:
     return Place(config=rest.pop("config"), state=rest.pop("state"))
-
-
-@contextmanager
-def _opened(place: Place) -> Iterator[tuple[Settings, Connection]]:
-    """The settings and a connection; what was done is committed at the end. Errors become the command's end."""
-    try:
-        settings = load(*gather(place["config"], os.environ, {"TBEAST_STATE": place["state"]}, socket.gethostname()))
-        with open_store(settings, _secret(settings), lambda line: click.echo(line, err=True)) as connection:
-            yield settings, connection
-    except StoreUnavailableError as error:
-        raise StoreAway(f"the database cannot be asked: {error}") from None
-    except (SettingsError, StoreError, keyrows.KeyRowError) as error:
-        raise Barred(str(error)) from None
-
-
-def _secret(settings: Settings) -> Callable[[], Any] | None:
-    if settings.db_secret_name is None:
-        return None
-    from tbeast.adapters.cloud.secrets import fetch
-
-    return partial(fetch, settings.db_secret_name, settings.aws_region, settings.aurora_url)
 
 
 def _tell(settings: Settings, changes: Sequence[tuple[str, KeyRecord]]) -> None:

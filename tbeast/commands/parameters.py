@@ -6,61 +6,21 @@ They work on the database that the daemon's settings name, whether a daemon runs
 from __future__ import annotations
 
 import json
-import os
-import socket
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Mapping
 from typing import Any, Final
 
 import click
 from rich.table import Table
 from rich.text import Text
 
-from tbeast.adapters.settingsource import gather
 from tbeast.adapters.store import parameterrows
-from tbeast.adapters.store.opening import open_store
-from tbeast.adapters.store.postgres import Connection
-from tbeast.commands.asking import UNANSWERED, Barred, Ending, printable
+from tbeast.commands.asking import Barred, printable
 from tbeast.commands.cells import console
+from tbeast.commands.storedoor import opened, store_options
 from tbeast.domain.parameters import PARAMETERS, defaults, judge, written
-from tbeast.errors import AssetMapError, SettingsError, StoreError, StoreUnavailableError
-from tbeast.settings import Settings, load
+from tbeast.settings import Settings
 
 INTERVAL: Final = "application_parameter_interval_minutes"
-
-
-class StoreAway(Ending):
-    """The database cannot be asked now."""
-
-    exit_code = UNANSWERED
-
-
-def store_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that say which database, as the daemon has them."""
-    for option in (
-        click.option("-c", "--config", metavar="FILE", help="TOML file with settings."),
-        click.option("--state", metavar="FOLDER", help="As the option of the daemon."),
-    ):
-        command = option(command)
-    return command
-
-
-def secret_of(settings: Settings) -> Callable[[], Any] | None:
-    """What reads the secret that the settings name; C{None} if they name none."""
-    if settings.db_secret_name is None:
-        return None
-    from tbeast.adapters.cloud.secrets import fetch
-
-    return partial(fetch, settings.db_secret_name, settings.aws_region, settings.aurora_url)
-
-
-def settings_of(config: str | None, state: str | None) -> Settings:
-    """The settings that a daemon would have.
-
-    @raise SettingsError: when they are at fault.
-    """
-    return load(*gather(config, os.environ, {"TBEAST_STATE": state}, socket.gethostname()))
 
 
 def given_by(settings: Settings) -> dict[str, Any]:
@@ -68,26 +28,6 @@ def given_by(settings: Settings) -> dict[str, Any]:
     return defaults(
         {"max_price_age_seconds": settings.max_price_age_seconds, "when_unmetered": settings.when_unmetered}
     )
-
-
-@contextmanager
-def ending_well() -> Iterator[None]:
-    """Make of our errors the end of a command, with its exit status and one line."""
-    try:
-        yield
-    except StoreUnavailableError as error:
-        raise StoreAway(f"the database cannot be asked: {error}") from None
-    except (SettingsError, StoreError, AssetMapError, LookupError, ValueError) as error:
-        raise Barred(str(error)) from None
-
-
-@contextmanager
-def opened(config: str | None, state: str | None) -> Iterator[tuple[Settings, Connection]]:
-    """The settings and a connection; what was done is committed at the end, unless it was refused."""
-    with ending_well():
-        settings = settings_of(config, state)
-        with open_store(settings, secret_of(settings), lambda line: click.echo(line, err=True)) as connection:
-            yield settings, connection
 
 
 @click.group("parameters")

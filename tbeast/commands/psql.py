@@ -5,18 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 
 import click
 
-from tbeast.adapters.settingsource import gather
 from tbeast.adapters.store.embedded import binaries, running
 from tbeast.adapters.store.opening import open_target, store_target
 from tbeast.adapters.store.postgres import Target
-from tbeast.commands.migrate import secret_of
-from tbeast.errors import SettingsError, StoreError
-from tbeast.settings import Settings, load
+from tbeast.commands.storedoor import ending_well, secret_of, settings_of, tell
+from tbeast.errors import StoreError
+from tbeast.settings import Settings
 
 
 @click.command("psql", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -29,15 +27,13 @@ def command(config: str | None, state: str | None, only_url: bool, arguments: tu
 
     The options above come first; all that follows is psql's own, such as -c "SELECT count(*) FROM usage_logs".
     """
-    try:
-        settings = load(*gather(config, os.environ, {"TBEAST_STATE": state}, socket.gethostname()))
+    with ending_well():
+        settings = settings_of(config, state)
         if only_url:
             click.echo(_standing(settings).url)
             return
-        with open_target(settings, secret_of(settings), lambda line: click.echo(line, err=True)) as target:
+        with open_target(settings, secret_of(settings), tell) as target:
             status = _run(target, arguments)
-    except (SettingsError, StoreError) as error:
-        raise click.ClickException(str(error)) from None
     raise SystemExit(status)
 
 

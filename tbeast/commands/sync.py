@@ -23,7 +23,7 @@ from rich.progress import Progress as Bars
 from tbeast.adapters.store.opening import STATEMENT_SECONDS, open_store, open_target
 from tbeast.adapters.store.postgres import Target
 from tbeast.commands.asking import UNANSWERED, Ending
-from tbeast.commands.parameters import ending_well, secret_of, settings_of, store_options
+from tbeast.commands.storedoor import ending_well, secret_of, settings_of, store_options, tell
 from tbeast.domain.syncplan import Held
 from tbeast.errors import CacheUnavailableError
 from tbeast.services.sync import Progress, Summary, Sync, SyncLostError
@@ -60,7 +60,7 @@ def command(full: bool, wait: int, json_wanted: bool, config: str | None, state:
         if settings.cache_url is None:
             click.echo("There is no shared cache (CACHE_URL): the database's part alone is done.", err=True)
         secret = secret_of(settings)
-        with open_target(settings, secret, lambda line: click.echo(line, err=True)) as target:
+        with open_target(settings, secret, tell) as target:
             with open_store(settings, secret):
                 pass  # the schema is as it should be now
             limited = evolve(target, statement_seconds=STATEMENT_SECONDS)

@@ -20,7 +20,8 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from tbeast.adapters.cloud.sqs import SqsQueue, SqsUsageStore, queue_address
 from tbeast.adapters.cloud.threads import CallThreads
 from tbeast.adapters.store.postgres import Connection, target
-from tbeast.commands.consume import Report, build, command, secret_of
+from tbeast.commands.consume import Report, build, command
+from tbeast.commands.storedoor import secret_of
 from tbeast.domain.usage import Batch, Kind, Row
 from tbeast.settings import Layer, load
 from tbeast.test.adapters.cloud.awsserver import REGION, AwsServer, log_in

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from twisted.trial.unittest import SynchronousTestCase
 
 from tbeast.adapters.store.migrations import bundled
-from tbeast.commands import migrate
+from tbeast.commands import storedoor
 from tbeast.commands.migrate import command
 from tbeast.settings import SETTINGS
 from tbeast.testing.postgres import environment, fresh_connection, fresh_database, quick_folder
@@ -82,7 +82,7 @@ class MigrateTests(SynchronousTestCase):
             asked.append(where)
             return Secret("tbeast", "x", url.path[1:], unquote(url.netloc.partition("@")[2].rpartition(":")[0]), 5432)
 
-        self.patch(migrate, "fetch", fetch)
+        self.patch(storedoor, "fetch", fetch)
         done = self.migrate(DB_SECRET_NAME="prod/db", AWS_REGION="us-east-2")
         self.assertEqual(done.exit_code, 0, done.output)
         self.assertIn(f"up to date: {NEWEST}", done.output)
@@ -90,7 +90,7 @@ class MigrateTests(SynchronousTestCase):
 
     def test_a_database_that_is_not_there(self) -> None:
         done = self.migrate(AURORA_URL="postgresql://me:hunter2@127.0.0.1:1/x")
-        self.assertEqual(done.exit_code, 1)
+        self.assertEqual(done.exit_code, 3)
         self.assertIn("Connection refused", done.stderr)
         self.assertNotIn("hunter2", done.output)
         self.assertNotIn("Traceback", done.output)

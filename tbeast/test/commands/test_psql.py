@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tbeast.adapters.cloud.secrets import Credentials
 from tbeast.adapters.store.embedded import folder_of
-from tbeast.commands import migrate, psql
+from tbeast.commands import psql, storedoor
 from tbeast.settings import SETTINGS
 from tbeast.testing.postgres import QUICK, Server, environment, fresh_database, quick_folder
 
@@ -89,7 +89,7 @@ class PsqlTests(SynchronousTestCase):
         self.assertEqual(done.output, "postgresql://me@127.0.0.1/x?sslmode=prefer\n")
 
     def test_a_secret_is_asked_for_before_the_place_is_told(self) -> None:
-        self.patch(migrate, "fetch", lambda *where: Credentials("me", "hunter2", "prices", "db.example.com", 7))
+        self.patch(storedoor, "fetch", lambda *where: Credentials("me", "hunter2", "prices", "db.example.com", 7))
         done = self.invoke("--url", DB_SECRET_NAME="prod/db")
         self.assertTrue(
             done.output.startswith("postgresql://me@db.example.com:7/prices?sslmode=verify-full"), done.output
