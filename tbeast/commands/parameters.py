@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import click
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from tbeast.adapters.store import parameterrows
@@ -61,7 +61,7 @@ def list_parameters(json_wanted: bool, config: str | None, state: str | None) ->
         ]  # fmt: skip
         click.echo(json.dumps({"parameters": listed, "unknown": list(found.unknown)}))
         return
-    table = Table("parameter", "value", "default", "takes effect", "allowed", "what it is for")
+    table = Table(Column("parameter", no_wrap=True), "value", "default", "takes effect", "allowed", "what it is for")
     for name, parameter in PARAMETERS.items():
         cells = (
             name, written(found.values[name]), written(fallback[name]), "at once" if parameter.hot else "at a start",

@@ -317,7 +317,7 @@ def inhabitants(data: Path) -> list[int]:
 
 def _is_server(pid: int, data: Path) -> bool:
     """The same of one process, for a system that has no /proc."""
-    said = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    said = subprocess.run(["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)
     return "postgres" in said.stdout and str(data) in said.stdout
 
 
