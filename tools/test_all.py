@@ -184,7 +184,9 @@ def coverage(tally: Tally, coverage_file: Path) -> None:
     here = {"COVERAGE_FILE": str(coverage_file)}
     run(("-m", "coverage", "combine", "--quiet"), **here)
     status, output, _ = run(("-m", "coverage", "report", "--format=total"), **here)
-    print(f"      coverage of the whole, lines and branches: {output.strip()} %" if status == 0 else output)
+    # a process that was killed in the middle leaves a file that cannot be read, which is told above the figure
+    share = output.strip().rpartition("\n")[2]
+    print(f"      coverage of the whole, lines and branches: {share} %" if status == 0 else output)
     report = SCRATCH / "coverage.json"
     run(("-m", "coverage", "html", "--quiet", f"--directory={SCRATCH / 'coverage'}"), **here)
     status, output, _ = run(

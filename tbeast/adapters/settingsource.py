@@ -10,7 +10,9 @@ import re
 from collections.abc import Mapping
 
 from tbeast.errors import SettingsError
-from tbeast.settings import Layer, Settings, environment_layer, toml_layer
+from tbeast.settings import SETTINGS, Layer, Settings, environment_layer, toml_layer
+
+_LARGEST_PEM = 16 * 1024 * 1024
 
 
 def gather(
@@ -43,13 +45,19 @@ def gather(
 def file_faults(settings: Settings) -> list[str]:
     """What is wrong with the files and folders that the settings name, one sentence each."""
     faults = []
-    for name, path in (("TBEAST_TLS_CERT", settings.tls_cert), ("TBEAST_TLS_KEY", settings.tls_key)):
+    authorities = ("TBEAST_DB_CA", "TBEAST_CACHE_CA")
+    for name in ("TBEAST_TLS_CERT", "TBEAST_TLS_KEY", *authorities):
+        path = getattr(settings, SETTINGS[name].attribute)
         if path is not None:
+            where = f"{settings.origins[name]}: {name} = {path!r}"
             try:
                 with open(path, "rb") as file:
-                    file.read(1)
+                    text = file.read(_LARGEST_PEM)
             except OSError as error:
-                faults.append(f"{settings.origins[name]}: {name} = {path!r}: cannot be read: {_words(error)}")
+                faults.append(f"{where}: cannot be read: {_words(error)}")
+            else:
+                if name in authorities and b"-----BEGIN CERTIFICATE-----" not in text:
+                    faults.append(f"{where}: there is no certificate in it")
     if os.path.lexists(settings.state) and not os.path.isdir(settings.state):
         faults.append(f"{settings.origins['TBEAST_STATE']}: TBEAST_STATE = {settings.state!r}: is not a folder")
     return faults
