@@ -15,7 +15,7 @@ PEM = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"
 
 class FileFaultsTests(SynchronousTestCase):
     def file(self, text: str) -> str:
-        path = self.mktemp()
+        path: str = self.mktemp()
         Path(path).write_text(text)
         return path
 
