@@ -43,7 +43,8 @@ class Asking(DatagramProtocol):
         self._key = key
         self._loop = LoopingCall(self._ask)
         self._every = 0.02
-        self._at_once = max(1, round(rate * self._every))
+        self._rate = rate
+        self._due = 0.0
         self._listening: Any = None
 
     def start(self) -> Asking:
@@ -56,7 +57,9 @@ class Asking(DatagramProtocol):
         self.transport.connect("127.0.0.1", self._port)
 
     def _ask(self) -> None:
-        for _ in range(self._at_once):
+        self._due += self._rate * self._every
+        while self._due >= 1.0:
+            self._due -= 1.0
             self.asked += 1
             asset = ("BTC", "ETH", "SOL")[self.asked % 3]
             assert self.transport is not None
