@@ -102,9 +102,13 @@ def make_batch_id(now: float, random_bytes: Callable[[int], bytes]) -> str:
 
 
 class Ledger:
-    """What was answered and has not left yet."""
+    """What was answered and has not left yet.
+
+    @ivar is_closed: whether nothing leaves any more, so that nobody may be answered whose answer is to be counted.
+    """
 
     def __init__(self, most_kinds: int = MOST_KINDS) -> None:
+        self.is_closed = False
         self._most_kinds = most_kinds
         self._size = 0
         # by the number of the clock hour; the open one is where the present falls

@@ -8,6 +8,9 @@ the client can see the 413; what is larger still is answered at once and cut off
 
 Requests may be sent ahead of their answers, but only L{AT_A_TIME} of one client are answered in a turn of the reactor,
 and none while it leaves earlier answers unread: no client keeps the others waiting, nor fills our memory with answers.
+
+When the port closes, its connections end with it: at once, or after the answer that one waits for. An answer that
+comes when the ledger is closed already is not given: the connection is cut off.
 """
 
 from __future__ import annotations
@@ -57,6 +60,11 @@ class WebChannel(HTTPChannel):
     _is_half_closed = False
     _going_on: IDelayedCall | None = None
 
+    def connectionMade(self) -> None:
+        """A client has come."""
+        self.site.connections.add(self)
+        super().connectionMade()  # type: ignore[no-untyped-call]
+
     def requestDone(self, request: Request) -> None:
         """A request was answered: rest before the next, if that is here already and others must have their turn."""
         more = bool(self._buffer) or any(self._dataBuffer)
@@ -104,8 +112,22 @@ class WebChannel(HTTPChannel):
         if self._is_half_closed and not self.paused and not self._handlingRequest:
             self.loseConnection()  # what is left is no whole request
 
+    def end(self) -> None:
+        """Take no more requests: answer the one that is under way, if there is one, and end the connection."""
+        self._read_no_more()
+        if self._handlingRequest:
+            self.persistent = 0
+        else:
+            self.loseConnection()
+
+    def _read_no_more(self) -> None:
+        """What still comes in is not read; a TLS transport hands it on even at the end."""
+        for name in ("dataReceived", "lineReceived", "rawDataReceived"):
+            setattr(self, name, _not_read)
+
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The client, or we, ended it."""
+        self.site.connections.discard(self)
         if self._going_on is not None:
             self._going_on.cancel()
             self._going_on = None
@@ -113,7 +135,16 @@ class WebChannel(HTTPChannel):
 
     def lineLengthExceeded(self, line: bytes) -> None:
         """A line of the head is longer than a head may be."""
-        self._respondToBadRequestAndDisconnect()  # type: ignore[no-untyped-call]
+        self._respondToBadRequestAndDisconnect()
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        """Answer to what is no HTTP. Twisted has no public place where this could be counted."""
+        transport: Any = self.transport
+        if not transport.disconnecting:  # else it has had its last answer
+            self.site.count(400)
+            self.site.record_nobody(400)
+            super()._respondToBadRequestAndDisconnect()  # type: ignore[no-untyped-call]
+            self._read_no_more()
 
     def headerReceived(self, line: bytes) -> bool:
         """Take a header; a length with more digits than Python would read is as good as any that is too large."""
@@ -133,10 +164,8 @@ class WebChannel(HTTPChannel):
         """Refuse a body that announces itself as far too large before any of it is read (or asked for)."""
         if self.length is not None and self.length > LARGEST_READ_AWAY:
             self.cut_off()
-            # what still comes in is not read
             self.length = None
-            for name in ("dataReceived", "lineReceived", "rawDataReceived"):
-                setattr(self, name, _not_read)
+            self._read_no_more()
             return
         super().allHeadersReceived()  # type: ignore[no-untyped-call]
 
@@ -164,8 +193,12 @@ class WebChannel(HTTPChannel):
         super().loseConnection()  # type: ignore[no-untyped-call]
 
     def forceAbortClient(self) -> None:
-        """Cut the connection off, with no line in the log."""
+        """Cut off who has not read the last of it, with no line in the log."""
         self._abortingCall = None
+        self.cut()
+
+    def cut(self) -> None:
+        """End the connection, whatever was not sent yet."""
         transport: Any = self.transport
         transport.abortConnection()
 
@@ -175,7 +208,7 @@ class WebRequest(Request):
 
     @ivar query: what stands after the C{?}, as it came.
     @ivar is_too_large: whether its body was larger than L{LARGEST_BODY}, and was not kept.
-    @ivar is_gone: whether the client went away.
+    @ivar is_gone: whether the client went away, or was cut off.
     @ivar verdict: what the gate said of it, if it was asked.
     @ivar asset: the known asset that it asks for, for the ledger, as are C{source} and C{tier} of the answer.
     @ivar began_at: when it was read.
@@ -214,6 +247,8 @@ class WebRequest(Request):
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         """Take the request as it came; unlike twisted.web, decode nothing that nobody asked for."""
+        if self.is_gone:  # its body was refused, and yet came to its end with the same bytes
+            return
         self.content.seek(0, 0)
         self.args = {}
         self.method, self.uri, self.clientproto = command, path, version
@@ -247,6 +282,11 @@ class WebRequest(Request):
 
     def respond(self, status: int, body: bytes, content_type: bytes) -> None:
         """Send the whole answer, and count it; if the client is gone it is only recorded. HEAD gets no body."""
+        ledger = self.site.ledger
+        if ledger is not None and ledger.is_closed:
+            if not self.is_gone:
+                self.channel.cut()
+            return
         self._record(status)
         if self.is_gone:
             return
@@ -254,6 +294,8 @@ class WebRequest(Request):
         headers.setRawHeaders(b"Content-Type", [content_type])
         headers.setRawHeaders(b"Content-Length", [b"%d" % len(body)])
         headers.setRawHeaders(b"Cache-Control", [b"no-store"])
+        if not self.channel.persistent:
+            headers.setRawHeaders(b"Connection", [b"close"])
         self.setResponseCode(status, HTTPStatus(status).phrase.encode("ascii"))
         self.site.count(status)
         self.write(body)  # type: ignore[no-untyped-call]
@@ -307,6 +349,7 @@ class WebSite(Site):
     @ivar new_id: makes request ids.
     @ivar service: what it is called in counters and in the ledger.
     @ivar ledger: where every answer is recorded; C{None}: nowhere.
+    @ivar connections: those that there are.
     """
 
     protocol = WebChannel  # type: ignore[assignment]
@@ -329,6 +372,7 @@ class WebSite(Site):
         self.now = now
         self.service = service
         self.ledger = ledger
+        self.connections: set[WebChannel] = set()
         self._counters = counters
         self._date = (0, b"")
 
@@ -353,7 +397,9 @@ class WebSite(Site):
         """Unlike twisted.web, keep no access log, and so no clock for it."""
 
     def stopFactory(self) -> None:
-        """See L{startFactory}."""
+        """The port is closed: so are its connections."""
+        for channel in list(self.connections):
+            channel.end()
 
     def log(self, request: object) -> None:
         """Counters tell events, the log does not."""

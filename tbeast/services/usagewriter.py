@@ -9,7 +9,8 @@ The rules:
    it stays in the ledger, where it merges; both are tried again all the time.
  - After L{GRACE_SECONDS} of that, usage is I{unmetered}: an alarm in the log, a counter, and L{UsageWriter.metered},
    by which the gate may refuse to serve.
- - The stop is a last round, and a time in which all that can be written is.
+ - The stop is a last round, and a time in which all that can be written is. Then the ledger is closed: what could not
+   be recorded any more is not answered.
 """
 
 from __future__ import annotations
@@ -140,6 +141,7 @@ class UsageWriter(Service):
         @raise tbeast.errors.StateFolderError: when the folder cannot be had.
         """
         self._journal.open()
+        self._ledger.is_closed = False
         super().startService()  # type: ignore[no-untyped-call]
         self._rounds.startService()
         self._syncs.startService()
@@ -159,6 +161,7 @@ class UsageWriter(Service):
             await deferLater(self._clock, STOP_LOOK_SECONDS)
             self._leave(to_the_end=True)
             self._drain.pump()
+        self._ledger.is_closed = True
         self._drain.end()
         await self._sync_last()
         lost = self._ledger.requests + sum(batch.requests for batch in self._drain.unspooled)

@@ -44,7 +44,7 @@ READ_BYTES: Final = 256 * 1024
 
 LOCK_NAME: Final = "lock"
 REFUSED_NAME: Final = "usage.refused"
-_SEGMENT: Final = re.compile(r"usage-(\d{10})\.(journal|damaged)")
+_SEGMENT: Final = re.compile(r"usage-(\d{10,})\.(journal|damaged)")
 
 _OPERATORS_MAKING: Final = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
 """Errors of opening the folder that do not pass by themselves."""

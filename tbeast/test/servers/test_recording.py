@@ -7,8 +7,9 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from tbeast.domain.usage import Kind
+from tbeast.servers.site import LARGEST_READ_AWAY
 from tbeast.servers.udp import PriceDatagrams
-from tbeast.test.servers.rooms import FREE, PARTNER, House, Wire, quote_of
+from tbeast.test.servers.rooms import FREE, PARTNER, House, Wire, question, quote_of
 
 
 class _Socket:
@@ -98,6 +99,29 @@ class HttpTests(RecordingTests):
             self.recorded(),
         )
 
+    def test_bytes_that_are_no_question(self) -> None:
+        """They are answered, so they count: each connection once, for it ends with that."""
+        for data in (b"garbage\r\n\r\n", b"GET / HTTP/1.1\r\nbad\r\nbad\r\n\r\n", b"GET /" + b"a" * 20000,
+                     b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"):  # fmt: skip
+            wire = Wire(self.wire.channel.site)
+            wire.send(data)
+            wire.channel.dataReceived(data)
+        self.assertEqual({self.kind("", "http", "", 400, False): 4}, self.recorded())
+        self.assertEqual(4, self.house.counters.value("requests", "lpo", "http", "400"))
+
+    def test_a_body_that_is_cut_off(self) -> None:
+        """It is refused once, though its end comes with the same bytes; and what comes behind it is no question."""
+        chunk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
+        chunks = chunk * (LARGEST_READ_AWAY // 0x10000 + 1) + b"0\r\n\r\n"
+        answers = self.wire.send(
+            question("/prices", method="POST", headers=[("Transfer-Encoding", "chunked")])
+            + chunks
+            + question("/price?asset=btc")
+        )
+        self.assertEqual(1, answers.count(b"HTTP/1.1 "))
+        self.assertFalse(self.wire.is_open)
+        self.assertEqual({self.kind("", "http", "", 413, False): 1}, self.recorded())
+
     def test_a_client_that_does_not_wait(self) -> None:
         """It was admitted, so it counts, once."""
         waiting = self.house.lookup.later("SOL")
@@ -106,6 +130,20 @@ class HttpTests(RecordingTests):
         self.assertEqual({}, self.recorded())
         waiting.callback(quote_of("SOL"))
         self.assertEqual([1], list(self.recorded().values()))
+
+    def test_after_the_last_round(self) -> None:
+        """What cannot be recorded any more is not answered."""
+        waiting = self.house.lookup.later("SOL")
+        self.wire.send(question("/price?asset=SOL"))
+        gone = Wire(self.wire.channel.site)
+        gone.send(question("/price?asset=SOL"))
+        gone.lose(ConnectionError())
+        self.house.ledger.is_closed = True
+        waiting.callback(quote_of("SOL"))
+        self.assertEqual(b"", self.wire.transport.value())
+        self.assertTrue(self.wire.transport.disconnected)
+        self.assertEqual({}, self.recorded())
+        self.assertEqual(0, self.house.counters.value("requests", "lpo", "http", "200"))
 
     def test_how_long_it_took(self) -> None:
         waiting = self.house.lookup.later("SOL")

@@ -332,6 +332,48 @@ class TimeoutTests(SiteCase):
         self.assertEqual([], self.house.clock.getDelayedCalls())
 
 
+class EndTests(SiteCase):
+    """The port is closed."""
+
+    def test_at_rest(self) -> None:
+        """Nothing more is answered, nor begun, nor recorded; also not what had come in already."""
+        others = [Wire(self.site) for _ in range(3)]
+        others[0].send(question("/price?asset=BTC")[:-2])
+        others[1].channel.dataReceived(question("/price?asset=BTC") * (AT_A_TIME + 5))
+        self.wire.ask("/price?asset=BTC")
+        recorded = self.house.ledger.requests
+        self.site.stopFactory()
+        for wire in (self.wire, *others):
+            wire.transport.clear()
+            self.assertTrue(wire.transport.disconnecting)
+            wire.channel.dataReceived(b"\r\n" + question("/price?asset=BTC"))
+        self.house.clock.advance(0)
+        self.assertEqual([b""] * 4, [wire.transport.value() for wire in (self.wire, *others)])
+        self.assertEqual(recorded, self.house.ledger.requests)
+        self.assertFalse(any(wire.is_open for wire in (self.wire, *others)))
+        self.assertEqual([], self.house.clock.getDelayedCalls())
+        self.assertEqual(set(), self.site.connections)
+
+    def test_while_one_waits(self) -> None:
+        """It gets its answer, which says that it is the last; what was sent behind it gets none."""
+        waiting = self.house.lookup.later("ETH")
+        self.wire.send(question("/price?asset=ETH"))
+        self.wire.send(question("/price?asset=BTC") * 2)
+        self.site.stopFactory()
+        self.assertTrue(self.wire.is_open)
+        waiting.callback(quote_of("ETH"))
+        answer = self.wire.answer()
+        self.assertEqual((200, "close"), (answer.status, answer.headers["Connection"]))
+        self.assertEqual(1, self.wire.transport.value().count(b"HTTP/1.1 "))
+        self.assertFalse(self.wire.is_open)
+        self.assertEqual(1, self.house.ledger.requests)
+
+    def test_closed_before(self) -> None:
+        self.wire.lose(ConnectionError())
+        self.assertEqual(set(), self.site.connections)
+        self.site.stopFactory()
+
+
 class HostileBytesTests(SiteCase):
     def test_no_http(self) -> None:
         """Bytes that are no HTTP get an empty 400, and the end."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib  # trial takes a module's own name C{suppress} for warnings to hide
 import json
 import socket
 from collections.abc import Callable
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPException
 from itertools import pairwise
 from typing import Any
 
@@ -137,6 +138,31 @@ class HttpTests(SocketCase):
             self.assertEqual(0, asked(b""))
 
         return self.in_thread(client)
+
+    async def test_the_port_is_closed(self) -> None:
+        """Whoever asks without a pause is answered no more, and what it was answered is in the ledger."""
+        site = self.house.site(self.house.lpo())
+        site.reactor = reactor
+        port = reactor.listenTCP(0, site, interface="127.0.0.1")
+        answered: list[int] = []
+
+        def client() -> None:
+            connection = HTTPConnection("127.0.0.1", port.getHost().port, timeout=TIMEOUT_SECONDS)
+            connection.connect()
+            connection.auto_open = 0  # it comes only once
+            with contextlib.suppress(HTTPException, OSError):
+                while True:
+                    answered.append(ask(connection, "/price?asset=BTC").status)
+            connection.close()
+
+        asking = self.in_thread(client)
+        while len(answered) < 20:
+            await deferLater(reactor, 0.01)
+        await port.stopListening()
+        recorded = self.house.ledger.requests
+        await asking
+        self.assertIn(recorded - len(answered), (0, 1))  # the last may have been on its way to a client that was cut
+        self.assertEqual(recorded, self.house.ledger.requests)
 
     def test_health_port(self) -> Any:
         house = self.house

@@ -493,6 +493,21 @@ class StopTests(WriterCase):
         self.assertAllRecorded()
         self.assertEqual([], os.listdir(self.folder))
 
+    def test_the_ledger_is_closed_when_it_leaves_for_the_last_time(self) -> None:
+        """Not before: what is counted while the stop waits is recorded as well."""
+        self.store.mode = "slow"
+        self.rig.count(3)
+        stopped = self.rig.stop()
+        self.rig.advance(1.5)
+        self.assertFalse(self.rig.ledger.is_closed)
+        self.rig.count(2)
+        self.rig.advance(4.5)
+        self.successResultOf(stopped)
+        self.assertTrue(self.rig.ledger.is_closed)
+        self.assertAllRecorded()
+        self.rig.start()
+        self.assertFalse(self.rig.ledger.is_closed)
+
     def test_a_backlog_is_written_first(self) -> None:
         self.store.mode = "away"
         for _ in range(60):

@@ -203,6 +203,16 @@ class ReplayTests(JournalCase):
         self.journal().append(batches(1), hold=True)
         self.assertIn("usage-0000000042.journal", self.files())
 
+    def test_numbers_that_have_grown_long(self) -> None:
+        """A file that somebody put here may have the last number of ten digits: what comes after it is found again."""
+        self.folder.mkdir(parents=True)
+        (self.folder / "usage-9999999999.journal").write_bytes(encode(batch(1)))
+        first = self.journal()
+        self.assertIsNone(first.append(batches(2), hold=False))
+        first.close()
+        second = self.journal()
+        self.assertEqual([1, 2], numbers(second.read(10)))
+
     def test_an_empty_one_is_removed(self) -> None:
         journal = self.journal()
         journal.append(batches(1), hold=True)
