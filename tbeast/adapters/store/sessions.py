@@ -48,11 +48,6 @@ class Session:
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
-    def cancel(self) -> None:
-        """Ask the server to give up what it does for it; from any thread, and may block."""
-        with suppress(psycopg2.Error):
-            self.connection.cancel()
-
     def close(self) -> None:
         """Close it."""
         with suppress(psycopg2.Error):

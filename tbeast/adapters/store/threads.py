@@ -8,8 +8,8 @@ line for a time-out, and the pool itself tries again until it is back. Both turn
 
 No answer is waited for without an end: statements and locks have their limits in the server, and for a server that
 has gone silent each work has one here, after which its connection is cut. At the stop, what was accepted is finished,
-up to a limit; then it is cancelled, then cut, then left behind. The threads are daemons: none of them keeps the
-process from ending.
+up to a limit; then it is cut off, then left behind. The threads are daemons: none of them keeps the process from
+ending.
 """
 
 from __future__ import annotations
@@ -53,9 +53,8 @@ LOOK_SECONDS: Final = 1.0
 """How often the pool looks whether a work has used up its time."""
 
 STOP_SECONDS: Final = 5.0
-CANCEL_SECONDS: Final = 1.5
 CUT_SECONDS: Final = 1.0
-"""The stop waits so long for what is under way, then for what it has cancelled, then for what it has cut."""
+"""The stop waits so long for what is under way, then for what it has cut off."""
 
 
 class StoreReactor(Protocol):
@@ -200,7 +199,7 @@ class StorePool:
     def stop(self, limit_seconds: float = STOP_SECONDS) -> Deferred[None]:
         """Take no more work, finish what was accepted, and close the connections.
 
-        @param limit_seconds: how long to wait before what is under way is cancelled.
+        @param limit_seconds: how long to wait before what is under way is cut off.
         @return: fires when all is closed, at most C{CANCEL_SECONDS + CUT_SECONDS} after that limit; never fails.
         """
         done: Deferred[None] = Deferred()
@@ -217,7 +216,7 @@ class StorePool:
             self._retry.cancel()
             self._retry = None
         if self._jobs:
-            self._limit = self._reactor.callLater(limit_seconds, self._cancel_jobs)
+            self._limit = self._reactor.callLater(limit_seconds, self._cut_jobs)
         else:
             self._close()
         return done
@@ -419,18 +418,11 @@ class StorePool:
                 # the thread is held up by something else, such as looking up a name
                 self._failed(job, Failure(StoreUnavailableError(why)))  # type: ignore[no-untyped-call]
 
-    def _cancel_jobs(self) -> None:
+    def _cut_jobs(self) -> None:
+        # the driver could ask the server to give up, but a server that hangs would hold up the whole process by that
         with self._lock:
             for job in self._jobs:
                 job.dropped = "the connections to the database are closed"
-            running = [job.session for job in self._jobs if job.session is not None]
-        for session in running:
-            Thread(target=session.cancel, daemon=True).start()
-        self._limit = self._reactor.callLater(CANCEL_SECONDS, self._cut_jobs)
-
-    def _cut_jobs(self) -> None:
-        with self._lock:
-            for job in self._jobs:
                 if job.session is not None:
                     job.session.cut("cut off, because the connections to the database are closed")
         self._limit = self._reactor.callLater(CUT_SECONDS, self._abandon_jobs)

@@ -12,7 +12,7 @@ import psycopg2
 from attrs import evolve
 from twisted.internet import reactor as installed_reactor
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.task import deferLater
+from twisted.internet.task import LoopingCall, deferLater
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
@@ -414,7 +414,6 @@ class ServerFaultTests(PoolCase):
 class StopTests(PoolCase):
     def setUp(self) -> None:
         self.url = fresh_database(self)
-        self.patch(threads, "CANCEL_SECONDS", 0.2)
         self.patch(threads, "CUT_SECONDS", 0.2)
 
         self.admin = fresh_connection(self, self.url)
@@ -440,16 +439,32 @@ class StopTests(PoolCase):
         await self.until(lambda: self.backends() == 0)
         self.assertEqual([thread for thread in threading.enumerate() if not thread.daemon], [threading.main_thread()])
 
-    async def test_past_the_limit_what_runs_is_cancelled_and_what_waits_is_dropped(self) -> None:
+    async def test_past_the_limit_what_runs_is_cut_and_what_waits_is_dropped(self) -> None:
         pool = self.pool(self.url, size=1)
         running = self.error(pool.run(value("SELECT pg_sleep(30)")))
         waiting = self.error(pool.run(done(SET_A)))
         running_error, waiting_error = map(Deferred.fromCoroutine, (running, waiting))
         await self.until(lambda: self.backends() == 1)
         await pool.stop(0.05)
-        self.assertIn("canceling statement due to user request", str(await running_error))
+        self.assertIn("cut off", str(await running_error))
         self.assertIsInstance(await waiting_error, StoreUnavailableError)
         self.assertEqual(value(COUNT)(fresh_connection(self, self.url)), 0)
+
+    async def test_a_server_that_hangs_holds_up_nobody(self) -> None:
+        """Neither the stop nor, while that waits, anything else in the process."""
+        server = own_server(self)
+        pool = self.pool(server.url(), size=2)
+        running = Deferred.fromCoroutine(self.error(pool.run(value("SELECT pg_sleep(30)"))))
+        await self.until(lambda: pool.status.up)
+        server.hang()
+        self.addCleanup(server.resume)
+        turns: list[int] = []
+        turning = LoopingCall(turns.append, 1)
+        turning.start(0.01)
+        await pool.stop(0.2)
+        turning.stop()
+        self.assertIn("cut off", str(await running))
+        self.assertGreater(len(turns), 5)
 
     async def test_one_that_was_still_connecting_past_the_limit_does_not_begin(self) -> None:
         go_on, begun = threading.Event(), threading.Event()
@@ -469,14 +484,6 @@ class StopTests(PoolCase):
         await stopped
         self.assertEqual(value(COUNT)(self.admin), 0)
         await self.until(lambda: self.backends() == 0)
-
-    async def test_one_who_does_not_hear_the_cancelling_is_cut(self) -> None:
-        self.patch(Session, "cancel", lambda session: None)
-        pool = self.pool(self.url, size=1)
-        running = Deferred.fromCoroutine(self.error(pool.run(value("SELECT pg_sleep(30)"))))
-        await self.until(lambda: self.backends() == 1)
-        await pool.stop(0.05)
-        self.assertIn("cut off", str(await running))
 
     async def test_one_that_nothing_ends_is_left_behind(self) -> None:
         lines = listen(self)
