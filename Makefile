@@ -7,7 +7,7 @@ ARGS ?=
 VENV_PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench docs lock sample changelog wheel-test environment clean check-python
+.PHONY: help run test lint bench crashes docs lock sample changelog wheel-test environment clean check-python
 
 help:
 	@echo 'make run         start the daemon on invented prices (the exchange lab); FEEDS=live for the real exchanges'
@@ -15,6 +15,7 @@ help:
 	@echo 'make test        everything that must hold: style, types, import rules, tests, coverage, the built wheel'
 	@echo 'make lint        style, types and import rules alone'
 	@echo 'make bench       measure'
+	@echo 'make crashes     kill 100 daemons under load, and show what of their metering is lost'
 	@echo 'make docs        the API documentation, into docs/_build/api'
 	@echo 'make wheel-test  build the wheel, install it in a bare place, start it there'
 	@echo 'make lock        write requirements/*.txt anew from setup.py'
@@ -44,6 +45,9 @@ lint: environment
 
 bench: environment
 	@exec $(VENV_PYTHON) tools/bench.py $(ARGS)
+
+crashes: environment
+	@exec $(VENV_PYTHON) benchmarks/crashes.py $(ARGS)
 
 docs: environment
 	@$(VENV_PYTHON) -m pydoctor --quiet tbeast
