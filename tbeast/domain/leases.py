@@ -79,6 +79,7 @@ class Line:
 
     @ivar node: the node's name.
     @ivar life: names this process among those that bore the name.
+    @ivar epoch: names the data that the last answer came from; empty if there was none.
     @ivar nodes: how many share; as it was last known, or set, whichever is more.
     @ivar until: when the silence begins, if no answer comes before; in seconds since the epoch by our own time.
     @ivar silent_from: when the last silence began.
@@ -88,7 +89,7 @@ class Line:
     """
 
     __slots__ = (
-        "_clock", "_epoch", "_heard_at", "_least_nodes", "_server_time", "hurried", "hurry", "life", "node", "nodes",
+        "_clock", "_heard_at", "_least_nodes", "_server_time", "epoch", "hurried", "hurry", "life", "node", "nodes",
         "silent_from", "until", "wanted",
     )  # fmt: skip
 
@@ -104,7 +105,7 @@ class Line:
         self.wanted: list[LeasedStanding] = []
         self.hurried = False
         self.hurry: Callable[[], object] = lambda: None
-        self._epoch = ""
+        self.epoch = ""
         self._clock = 0.0
         self._heard_at = now
         self._server_time = 0.0
@@ -115,11 +116,11 @@ class Line:
 
     def hello(self) -> Hello:
         """What to say first."""
-        return Hello(self.node, self._server_time, self._epoch)
+        return Hello(self.node, self._server_time, self.epoch)
 
     def heard(self, contact: Contact, now: float) -> None:
         """There was an answer to a hello."""
-        self._epoch, self._clock = contact.epoch, contact.clock
+        self.epoch, self._clock = contact.epoch, contact.clock
         self._note(contact, now)
 
     def regained(self, contact: Contact, now: float) -> float:
@@ -127,10 +128,10 @@ class Line:
 
         @return: for how many seconds of the time without contact the clock of the buckets stood still.
         """
-        known = contact.epoch == self._epoch
+        known = contact.epoch == self.epoch
         advanced = contact.clock - self._clock if known else contact.clock
         quiet = now - self._heard_at
-        if self._epoch:  # our own clock may have been set meanwhile, or the server's
+        if self.epoch:  # our own clock may have been set meanwhile, or the server's
             quiet = min(quiet, contact.time - self._server_time)
         if known:
             self._clock = contact.clock
@@ -154,9 +155,10 @@ class LeasedStanding(Standing):
     """
 
     __slots__ = (
-        "_alone", "_ask_at", "_burst", "_closed_until", "_filled_at", "_granted", "_grown_at", "_line", "_listed",
-        "_min_wait", "_next_at", "_qps", "_refilled", "_room", "_sent_granted", "_sent_spent", "_settled_granted",
-        "_settled_spent", "_shared", "_shared_at", "_spent", "_spent_before_month", "_tokens", "_withheld", "is_gone",
+        "_alone", "_ask_at", "_burst", "_closed_until", "_counted", "_counted_in", "_filled_at", "_granted",
+        "_grown_at", "_line", "_listed", "_min_wait", "_next_at", "_qps", "_refilled", "_room", "_sent_granted",
+        "_sent_spent", "_settled_granted", "_settled_spent", "_shared", "_shared_at", "_spent", "_spent_before_month",
+        "_tokens", "_withheld", "is_gone",
     )  # fmt: skip
 
     def __init__(self, account: Account, now: float, line: Line) -> None:
@@ -178,6 +180,7 @@ class LeasedStanding(Standing):
         )
         self._month = month_of(now)
         self._month_ends_at = month_end(now)
+        self._counted, self._counted_in = 0, ""  # of the month by all nodes, and which data say so
         self._tokens = inf if self._burst is None else line.lease(self._burst)  # of the lease
         self._room = self._month_lease()  # how many questions of the month until the next answer
         self._shared = 0.0 if self._burst is None else float(self._burst)  # the bucket, at _shared_at
@@ -240,6 +243,8 @@ class LeasedStanding(Standing):
         """All nodes together have admitted at least C{used} questions in C{month} (C{YYYY-MM})."""
         if month == self._month and used > self.used:
             self.used = used
+            if not self._counted_in and not self._spent:
+                self._counted = used
             if self._alone and self._quota is not None:
                 self._room = self._month_share(self._quota)
 
@@ -255,6 +260,9 @@ class LeasedStanding(Standing):
             standing._month = self._month
             standing._month_ends_at = self._month_ends_at
             standing._spent_before_month = self._spent_before_month
+            standing._counted, standing._counted_in = self._counted, self._counted_in
+            if self._quota is None:  # nobody has counted for us
+                standing._counted, standing._counted_in = self.used - (self._spent - self._settled_spent), ""
         standing._spent, standing._settled_spent = self._spent, self._settled_spent
         standing._granted, standing._settled_granted = self._granted, self._settled_granted
         standing._refilled = self._refilled
@@ -284,7 +292,7 @@ class LeasedStanding(Standing):
         return Report(
             self.account.key_id, line.life, self._qps, burst, self._min_wait, self._quota, opening,
             self._settled_spent, self._spent, self._settled_granted, self._granted,
-            self._month, self._spent - self._spent_before_month, self.used,
+            self._month, self._spent - self._spent_before_month, self.used, self._counted, self._counted_in,
         )  # fmt: skip
 
     def take(self, balance: Balance, now: float) -> bool:
@@ -317,8 +325,10 @@ class LeasedStanding(Standing):
                 self._ask_at = now + max(EXCHANGE_SECONDS, missing / self._qps)
         if self._quota is not None:
             self._room = self._month_lease() - since
-            if month == self._month and used + since > self.used:
-                self.used = used + since
+            if month == self._month:
+                self._counted, self._counted_in = used, self._line.epoch
+                if used + since > self.used:
+                    self.used = used + since
         self._listed = bool(since) or self._ask_at != inf or self._granted != self._settled_granted
         return self._listed
 
@@ -354,7 +364,7 @@ class LeasedStanding(Standing):
     def _turn_month(self, now: float) -> None:
         self._month = month_of(now)
         self._month_ends_at = month_end(now)
-        self.used = 0
+        self.used = self._counted = 0
         self._spent_before_month = self._spent
         self._room = self._month_lease()
         self._alone = False

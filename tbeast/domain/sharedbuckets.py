@@ -16,8 +16,12 @@ stopped and goes through what was sent to it long ago makes no tokens, nor does 
 whose clocks disagree. After all nodes have said goodbye, the time until the next one comes counts in full.
 
 B{When the data are lost} (restarted empty, flushed) the next node that knew them says so. From then on a bucket that is
-not there counts as one that was as empty as it can be when the data began anew; without a loss, as full. A count of the
-month that is lost goes on from what the reporting node knows, which it has from the database.
+not there counts as one that was as empty as it can be when the data began anew; without a loss, as full.
+
+B{The month's count} is what the nodes report, on top of what was counted before the data began: the most that any
+node had been told by then, or, if nobody had been told anything, what the first one has from the database. It is never
+less than what any node knows, for the database may hear of a question before it is reported here; but that is not
+added to, or the report would count it again. Only what is under way while data are lost may count twice.
 
 B{Months} are calendar months in UTC by the server's time; an earlier month never replaces a later one.
 """
@@ -84,6 +88,9 @@ class Report:
     @ivar month: the node's month, C{YYYY-MM}.
     @ivar month_spent: how much of C{spent} lies in that month.
     @ivar known: how many questions all nodes have admitted in that month, as far as the node knows.
+    @ivar counted: how many there were by the last answer that the node has had on this key; if it has had none, by
+        what it had heard before it admitted any.
+    @ivar counted_in: the data that gave that answer; empty if there was none.
     """
 
     key_id: str
@@ -100,6 +107,8 @@ class Report:
     month: str
     month_spent: int
     known: int
+    counted: int
+    counted_in: str
 
 
 class Balance(NamedTuple):
@@ -123,7 +132,9 @@ class _Bucket:
     time: float = 0.0
     closed_until: float = 0.0
     month: str = ""
+    before: int = 0
     used: int = 0
+    known: int = 0
     reports: dict[str, tuple[str, int, float]] = field(factory=dict)
 
 
@@ -196,14 +207,18 @@ class SharedBuckets:
         used = 0
         month = month_of(now)
         if report.quota is not None:
-            if month > bucket.month:
-                bucket.month, bucket.used = month, 0
+            begins = month > bucket.month
+            if begins:
+                bucket.month, bucket.before, bucket.used, bucket.known = month, 0, 0, 0
             month = bucket.month
             if report.month == month:
-                bucket.used = max(bucket.used + min(spent, report.month_spent), report.known)
+                if begins or report.counted_in not in ("", self._data.epoch):
+                    bucket.before = max(bucket.before, report.counted)
+                bucket.used += min(spent, report.month_spent)
+                bucket.known = max(bucket.known, report.known)
             else:
                 bucket.used += spent
-            used = bucket.used
+            used = max(bucket.before + bucket.used, bucket.known)
         if node not in bucket.reports and len(bucket.reports) >= MOST_REMEMBERED:
             bucket.reports.clear()
         bucket.reports[node] = (report.life, report.spent, report.granted)

@@ -17,6 +17,7 @@ from tbeast.services.limits import SharedLimits
 PRO: Report = Report(
     key_id="contractkey", life="first", qps=10.0, burst=20, min_wait_seconds=0.1, quota=50_000, opening=0.0,
     settled_spent=0, spent=0, settled_granted=0.0, granted=0.0, month="2026-04", month_spent=0, known=0,
+    counted=0, counted_in="",
 )  # fmt: skip
 """Nothing spent yet, by the only node."""
 
@@ -101,11 +102,33 @@ class SharedLimitsContract:
         self.assertEqual(balances[0][2:], (1, "2026-05"))
 
     async def test_contract_what_is_known_elsewhere(self) -> None:
-        """A count that was lost goes on from what the node knows."""
-        _, balances = await self.say("a", 0.0, evolve(after(PRO, 2), known=40_000))
+        """A count begins with what the first node had heard."""
+        _, balances = await self.say("a", 0.0, evolve(after(PRO, 2), known=40_000, counted=39_998))
         self.assertEqual(balances[0].used, 40_000)
-        _, balances = await self.say("a", 0.0, evolve(after(PRO, 3), known=100))
+        _, balances = await self.say("a", 0.0, evolve(after(PRO, 3), known=100, counted=39_998))
         self.assertEqual(balances[0].used, 40_001)
+        _, balances = await self.say("b", 0.0, evolve(after(PRO, 1), counted=40_000))
+        self.assertEqual(balances[0].used, 40_002)
+
+    async def test_contract_what_is_known_before_it_is_reported(self) -> None:
+        """It counts, and is not counted again when it is reported."""
+        _, balances = await self.say("a", 0.0, evolve(after(PRO, 2), known=12))
+        self.assertEqual(balances[0].used, 12)
+        _, balances = await self.say("b", 0.0, after(PRO, 10))
+        self.assertEqual(balances[0].used, 12)
+        _, balances = await self.say("b", 0.0, after(PRO, 11))
+        self.assertEqual(balances[0].used, 13)
+
+    async def test_contract_a_count_that_was_lost(self) -> None:
+        """It goes on from the last that any node was told, whichever comes first, and nothing is counted twice."""
+        contact, _ = await self.say("new", 0.0, epoch="lost")
+        for node, spent, counted, used in (("a", 5, 100, 105), ("b", 7, 140, 152), ("c", 1, 120, 153)):
+            report = evolve(after(PRO, spent), known=150, counted=counted, counted_in="lost")
+            _, balances = await self.say(node, 0.0, report, epoch=contact.epoch)
+            self.assertEqual(balances[0].used, max(used, 150))
+        report = evolve(after(PRO, 6), counted=153, counted_in=contact.epoch)
+        _, balances = await self.say("a", 0.0, report, epoch=contact.epoch)
+        self.assertEqual(balances[0].used, 154)
 
     async def test_contract_data_that_were_lost(self) -> None:
         """Who knew other data says so, and buckets begin as empty as they may have been."""

@@ -31,7 +31,7 @@ DATA: Final = "cluster:limits"
 
 MONTH_KEPT_SECONDS: Final = 32 * 86_400
 FULL_KEPT_SECONDS: Final = 3_600
-BUCKET_FIELDS: Final = 5
+BUCKET_FIELDS: Final = 7
 
 LAW: Final = Script(
     (
@@ -132,14 +132,16 @@ function verbs.leave()
 end
 
 -- KEYS: bucket, data. ARGV: node, life, qps, burst, least wait, quota, opening, spent that is settled, spent,
--- granted that is settled, granted, month, spent in it, known to be used.
+-- granted that is settled, granted, month, spent in it, known to be used, counted, the data in which that was.
 function verbs.report()
   local key, node = KEYS[1], '@' .. ARGV[3]
   local qps, burst, quota = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[8])
   local opening = tonumber(ARGV[9])
-  local held = read(key, 'tokens', 'time', 'closed_until', 'month', 'used', node)
+  local held = read(key, 'tokens', 'time', 'closed_until', 'month', 'used', node, 'before', 'known')
   local tokens, time, closed_until = tonumber(held[1] or ''), tonumber(held[2] or ''), tonumber(held[3] or '')
   local month_held, used = held[4] or '', tonumber(held[5] or '') or 0
+  local before, known = tonumber(held[7] or '') or 0, tonumber(held[8] or '') or 0
+  local data = read(KEYS[2], 'clock', 'lost', 'epoch')
 
   local spent_before, granted_before = tonumber(ARGV[10]), tonumber(ARGV[12])
   local life, spent_heard, granted_heard = string.match(held[6] or '', '^(%S+) (%S+) (%S+)$')
@@ -152,7 +154,6 @@ function verbs.report()
 
   local balance, wait, kept = 0, 0, FULL_KEPT
   if qps and burst then
-    local data = read(KEYS[2], 'clock', 'lost')
     local clock = tonumber(data[1] or '') or 0
     if not (tokens and time and closed_until) then
       tokens = data[2] == '1' and opening + clock * qps or burst
@@ -181,16 +182,21 @@ function verbs.report()
 
   local month, count = month_of(now), 0
   if quota then
-    if month > month_held then
-      month_held, used = month, 0
+    local begins = month > month_held
+    if begins then
+      month_held, before, used, known = month, 0, 0, 0
     end
     month = month_held
     if ARGV[14] == month then
-      used = max(used + min(spent, tonumber(ARGV[15])), tonumber(ARGV[16]))
+      if begins or (ARGV[18] ~= '' and ARGV[18] ~= data[3]) then
+        before = max(before, tonumber(ARGV[17]))
+      end
+      used = used + min(spent, tonumber(ARGV[15]))
+      known = max(known, tonumber(ARGV[16]))
     else
       used = used + spent
     end
-    count = used
+    count = max(before + used, known)
     kept = max(kept, MONTH_KEPT)
   end
 
@@ -202,7 +208,8 @@ function verbs.report()
     end
   end
   call('HSET', key, 'tokens', tokens or '', 'time', time or '', 'closed_until', closed_until or '',
-    'month', month_held, 'used', text(used), node, ARGV[4] .. ' ' .. ARGV[11] .. ' ' .. ARGV[13])
+    'month', month_held, 'before', text(before), 'used', text(used), 'known', text(known),
+    node, ARGV[4] .. ' ' .. ARGV[11] .. ' ' .. ARGV[13])
   call('EXPIRE', key, kept)
   return {text(balance), text(wait), text(count), month}
 end
@@ -256,6 +263,7 @@ def _words(report: Report) -> tuple[Word, ...]:
         report.life, _optional(report.qps), _optional(report.burst), repr(report.min_wait_seconds),
         _optional(report.quota), repr(report.opening), report.settled_spent, report.spent,
         repr(report.settled_granted), repr(report.granted), report.month, report.month_spent, report.known,
+        report.counted, report.counted_in,
     )  # fmt: skip
 
 

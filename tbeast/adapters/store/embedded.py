@@ -3,10 +3,15 @@
 All of it is in the folder C{postgres} of the state folder, which nobody else may enter: the data in C{data}, and the
 socket, which is the only way in (in a folder of its own among the temporary ones when the path is too long for a
 socket). L{tbeast.adapters.store.keeper} is the program that runs it.
+
+libpq takes from its environment variables what it is not told (PGHOSTADDR, PGSERVICE, PGTZ and two dozen more), and one
+of them would lead us to another server, or to none. They are meant for a server of the operator's own; a process that
+uses the one we bring along takes them out of its environment before it connects.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -47,7 +52,7 @@ def folder_of(state: str | Path) -> Path:
 def read_pid_file(data: Path) -> PidFile | None:
     """Read C{postmaster.pid}; C{None} if there is none, or nothing in it yet."""
     try:
-        lines = (data / "postmaster.pid").read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = os.fsdecode((data / "postmaster.pid").read_bytes()).splitlines()
         lines += [""] * 8
         # a minus stands before the number of one that runs for a single user
         return PidFile(abs(int(lines[0])), lines[4].strip(), lines[7].strip())
@@ -78,22 +83,30 @@ def command(state: str | Path) -> list[str]:
 
 def url(sockets: str | Path, database: str = DATABASE) -> str:
     """The URL of a database of the server whose socket is in a folder."""
-    return f"postgresql://{USER}@{quote(str(sockets), safe='')}:{PORT}/{database}"
+    # libpq is told in UTF-8, whatever the system's own encoding makes of the path
+    path = os.fsencode(sockets).decode("utf-8", "replace")
+    return f"postgresql://{USER}@{quote(path, safe='')}:{PORT}/{database}"
+
+
+def _forget_libpq_environment() -> None:
+    for name in [name for name in os.environ if name.startswith("PG")]:
+        del os.environ[name]
 
 
 def target_of(announcement: Mapping[str, Any]) -> Target:
-    """What to connect to, from what the keeper said when the server was up.
+    """What to connect to, from what the keeper said when the server was up; see the module on the environment.
 
     @raise StoreError: when it said nothing of that.
     """
     said = announcement.get("url")
     if not isinstance(said, str):
         raise StoreError("the embedded PostgreSQL did not say where it is")
+    _forget_libpq_environment()
     return target(said)
 
 
 def running(state: str | Path) -> Target | None:
-    """The server of a state folder, if somebody runs it and it answers.
+    """The server of a state folder, if somebody runs it and it answers; see the module on the environment.
 
     @raise StoreError: when the folder is another user's.
     """
@@ -106,6 +119,7 @@ def running(state: str | Path) -> Target | None:
         ) from None
     if found is None or not found.sockets:
         return None
+    _forget_libpq_environment()
     there = target(url(found.sockets))
     try:
         connection = connect(evolve(there, statement_seconds=5.0))
@@ -116,7 +130,7 @@ def running(state: str | Path) -> Target | None:
             cursor.execute("SHOW data_directory")
             row = cursor.fetchone()
         # a socket in a temporary folder may by now be another server's
-        return there if row is not None and Path(row[0]).samefile(data) else None
+        return there if row is not None and os.path.samefile(row[0].encode(), data) else None
     except (psycopg2.Error, OSError):
         return None
     finally:

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Final
 
 from tbeast.adapters.store.embedded import DATABASE, PORT, USER, binaries, read_pid_file, url
-from tbeast.adapters.store.privileges import Identity, environment, identity, lowering, run_as
+from tbeast.adapters.store.privileges import Identity, environment, has_name, identity, lowering, run_as
 from tbeast.errors import StoreError
 
 POLL_SECONDS: Final = 0.02
@@ -126,7 +126,7 @@ class Keeper:
         @raise StoreError: when it cannot be run.
         """
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._make_folder()
             lock = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
             raise StoreError(f"{self._folder} cannot be used for PostgreSQL's data: {error.strerror}") from None
@@ -134,6 +134,18 @@ class Keeper:
             return self._keep(lock)
         finally:
             os.close(lock)
+
+    def _make_folder(self) -> None:
+        """Make the folder, and leave it to whom the state folder belongs: root may have come first by a command, and
+        the daemon be started as that user.
+        """
+        try:
+            self._folder.mkdir(mode=0o700, parents=True)
+        except FileExistsError:
+            return
+        above = self._folder.parent.stat()
+        if os.geteuid() == 0 and above.st_uid and has_name(above.st_uid):
+            os.chown(self._folder, above.st_uid, above.st_gid)
 
     def _keep(self, lock: int) -> int:
         if not self._locked(lock):
@@ -345,7 +357,8 @@ def end_left_behind(data: Path, wish: Wish) -> None:
 
 
 def remove_if_stale(file: Path) -> None:
-    """Take away a lock file of PostgreSQL whose process id is that of a process that is none of its server's.
+    """Take away a lock file of PostgreSQL whose process id is that of a process that is none of its server's, or that
+    has none: a machine that lost its power can leave it empty, and PostgreSQL would not start over it.
 
     To be called when no server is left. One whose process is gone PostgreSQL takes away by itself, and knows better
     what to look for before it does.
@@ -353,9 +366,9 @@ def remove_if_stale(file: Path) -> None:
     try:
         pid = abs(int(file.read_text(encoding="utf-8", errors="replace").splitlines()[0]))
         os.kill(pid, 0)
-    except (FileNotFoundError, ProcessLookupError, IndexError, ValueError, OverflowError):
+    except (FileNotFoundError, ProcessLookupError):
         return
-    except PermissionError:
+    except (PermissionError, IndexError, ValueError, OverflowError):
         pass
     file.unlink()
 

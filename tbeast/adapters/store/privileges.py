@@ -15,6 +15,7 @@ from __future__ import annotations
 import ctypes
 import os
 import pwd
+import re
 import signal
 import subprocess
 import sys
@@ -54,6 +55,15 @@ class Identity:
     user: int | None = None
     group: int | None = None
     capability: int | None = None
+
+
+def has_name(user: int) -> bool:
+    """Whether the system knows a user by name; PostgreSQL makes no data for one that it does not."""
+    try:
+        pwd.getpwuid(user)
+    except KeyError:
+        return False
+    return True
 
 
 def identity(folder: Path, program: Path) -> Identity:
@@ -160,6 +170,9 @@ def _fail() -> None:
     raise OSError(number, os.strerror(number))
 
 
+_WHY: Final = re.compile(r"\b(?:error|ERROR|FATAL|PANIC):|\bcould not\b")
+
+
 def run_as(who: Identity, folder: Path, command: Sequence[str], what: str, stdin: bytes = b"") -> str:
     """Run a program to its end.
 
@@ -178,7 +191,9 @@ def run_as(who: Identity, folder: Path, command: Sequence[str], what: str, stdin
     said = done.stdout.decode("utf-8", "replace").strip()
     if not done.returncode:
         return said
-    words = " / ".join(said.splitlines()[-4:]) or f"status {done.returncode}"
+    lines = said.splitlines()
+    # initdb says why, and then for long what it was about and what it takes away again
+    words = " / ".join(([line for line in lines if _WHY.search(line)] or lines)[-4:]) or f"status {done.returncode}"
     # initdb wants to know its user's name, although it is given another to use
     advice = "; start tbeast as a user who has an entry in /etc/passwd" if "look up effective user ID" in words else ""
     raise StoreError(f"{what}: {words}{advice}")

@@ -253,6 +253,35 @@ class MonthTests(StandingsCase):
         standing.take(Balance(4.0, 0.0, 70, "2026-05"), NOON)
         self.assertEqual(40, standing.used)
 
+    def test_what_others_have_counted(self) -> None:
+        """It is told apart from what the database says, which may have heard already of what is still to be told."""
+        line = self.line()
+        standing = LeasedStanding(FREE, NOON, line)
+
+        def told() -> tuple[int, int, str]:
+            report = standing.report()
+            return report.known, report.counted, report.counted_in
+
+        standing.heard_usage(MONTH, 30)
+        self.assertEqual((30, 30, ""), told())
+        standing.admit(NOON)
+        standing.heard_usage(MONTH, 50)
+        self.assertEqual((50, 30, ""), told())
+        standing.take(Balance(4.0, 0.0, 51, MONTH), NOON)
+        standing.heard_usage(MONTH, 60)
+        self.assertEqual((60, 51, line.epoch), told())
+        self.assertNotEqual("", line.epoch)
+        moved = standing.moved_to(PRO, NOON)
+        self.assertEqual((51, line.epoch), (moved.report().counted, moved.report().counted_in))
+        unlimited = moved.moved_to(evolve(PRO, plan=PLANS["partner"]), NOON)
+        unlimited.admit(NOON)
+        self.assertEqual(
+            (61, ""),
+            (unlimited.moved_to(PRO, NOON).report().counted, unlimited.moved_to(PRO, NOON).report().counted_in),
+        )
+        standing.admit(at(2026, 5, 1))
+        self.assertEqual((1, 0, line.epoch), told())
+
     def test_without_a_bucket(self) -> None:
         """The lease is a hundredth of the month for all nodes together; the rest waits for an exchange."""
         standing = LeasedStanding(self.month_alone, NOON, self.line(nodes=3))

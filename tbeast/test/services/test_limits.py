@@ -460,6 +460,7 @@ class MonthTests(LimitsCase):
     small = evolve(PRO, plan=evolve(PLANS["pro"], monthly_quota=200))
     month_alone = evolve(PRO, plan=evolve(PLANS["pro"], monthly_quota=2_000, qps=None, burst=None))
     rate_alone = evolve(PRO, plan=evolve(PLANS["pro"], monthly_quota=None))
+    ample = evolve(PRO, plan=evolve(PLANS["pro"], monthly_quota=50_000))
 
     def ask_everywhere(self, world: World, account: Account, seconds: float) -> int:
         before = world.admitted.get(account.key_id, 0)
@@ -511,6 +512,41 @@ class MonthTests(LimitsCase):
             node.standings[self.small.key_id].heard_usage("2026-04", used)
         self.ask_everywhere(world, self.small, 60.0)
         self.assertLessEqual(world.admitted[self.small.key_id], 200 + 20)
+
+    def test_nothing_is_counted_twice(self) -> None:
+        """However long a silence is, and though the database hears of each question before the server does. Each loss
+        of the data may count twice what was under way just then.
+        """
+        for outage, losses in (("slow", 0), ("gone", 0), ("restarted", 1), ("restarted again", 2)):
+            world = World(NODES)
+            key_id = self.ample.key_id
+
+            def ask(world: World = world, key_id: str = key_id) -> None:
+                for node in world.nodes:
+                    node.ask(self.ample)
+                for node in world.nodes:
+                    node.standings[key_id].heard_usage("2026-04", world.admitted[key_id])
+
+            world.pass_seconds(5.0, ask)
+            if outage == "slow":
+                world.valkey.way_seconds = 0.2
+            else:
+                world.valkey.is_gone = True
+            world.pass_seconds(30.0, ask)
+            if losses:
+                world.valkey.restart()
+            world.valkey.is_gone, world.valkey.way_seconds = False, 0.001
+            world.pass_seconds(5.0, ask)
+            if losses == 2:
+                world.valkey.restart()
+            world.pass_seconds(5.0, ask)
+            world.pass_seconds(3.0)
+            admitted = world.admitted[key_id]
+            self.assertGreater(admitted, 300)
+            report = world.nodes[0].standings[key_id].report()
+            balance = world.valkey.buckets.report(world.nodes[0].name, report, world.valkey.now())
+            for used in (balance.used, *(node.standings[key_id].used for node in world.nodes)):
+                self.assertTrue(admitted <= used <= admitted + losses * NODES, (outage, admitted, used))
 
     def test_over_the_end_of_the_month(self) -> None:
         """With clocks that disagree by some seconds the new month begins for all, with its own quota."""

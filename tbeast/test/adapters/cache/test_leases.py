@@ -153,6 +153,7 @@ class OneLawTests(SharedServerCase):
                     before, spent=spent, granted=before.granted + random.choice((0.0, random.random(), 7.7)),
                     settled_spent=random.choice((before.settled_spent, before.spent)), month=month,
                     month_spent=random.randint(0, spent), known=random.randint(0, 2 * spent),
+                    counted=random.randint(0, 3 * spent), counted_in=random.choice(("", "other", *epochs.values())),
                     burst=random.choice((before.burst, before.burst and 7)),
                 )  # fmt: skip
                 reports.append(report)
@@ -183,4 +184,4 @@ class OneLawTests(SharedServerCase):
             expected = buckets.contact(hello, START), [buckets.report(hello.node, report, START)]
             self.assertEqual(expected, await limits.exchange(hello, [report]))
         fields = self.server.command("HLEN", PREFIX + "contractkey")
-        self.assertEqual(5 + 5, fields)
+        self.assertEqual(7 + 5, fields)

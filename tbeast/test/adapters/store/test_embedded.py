@@ -17,6 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from tbeast.adapters.store import embedded, privileges
 from tbeast.adapters.store.embedded import PidFile, binaries, command, folder_of, read_pid_file, running, target_of
 from tbeast.adapters.store.keeper import inhabitants
+from tbeast.adapters.store.postgres import connect
 from tbeast.errors import StoreError
 from tbeast.services.companion import Announcement, Companion
 from tbeast.test.adapters.store.embeddedservers import (
@@ -52,6 +53,13 @@ class FactTests(SynchronousTestCase):
         with self.assertRaises(StoreError):
             target_of({"pid": 1})
 
+    def test_a_path_in_another_encoding_than_ours_has_a_url_too(self) -> None:
+        path = os.fsdecode("/var/lib/preis-straße".encode())
+        self.assertEqual(target_of({"url": embedded.url(path)}).arguments()["host"], "/var/lib/preis-straße")
+        # as an ASCII system reads that ß, and a path that is no UTF-8 at all
+        for path in ("/var/lib/stra\udcc3\udc9fe", "/var/lib/stra\udcdfe"):
+            self.assertIn("/var/lib/stra", target_of({"url": embedded.url(path)}).where)
+
     def test_a_pid_file(self) -> None:
         data = Path(self.mktemp())
         self.assertIsNone(read_pid_file(data))
@@ -82,6 +90,22 @@ class RunningTests(SynchronousTestCase):
         self.assertEqual(execute(found.url, "SELECT 1"), 1)
         self.server.stop()
         self.assertIsNone(running(self.state))
+
+    def test_libpqs_environment_leads_nobody_astray(self) -> None:
+        """Variables that are meant for a server of the operator's own, of which each alone would do it."""
+        self.server.start()
+        for name, text in (
+            ("PGHOSTADDR", "127.0.0.1"), ("PGSERVICE", "nowhere"), ("PGTZ", "nowhere"), ("PGOPTIONS", "-c no=way"),
+            ("PGTARGETSESSIONATTRS", "standby"), ("PGREQUIREPEER", "somebody"), ("PGREQUIREAUTH", "scram-sha-256"),
+        ):  # fmt: skip
+            for found in (lambda: running(self.state), lambda: target_of(self.server.announced)):
+                os.environ[name] = text
+                self.addCleanup(os.environ.pop, name, None)
+                place = found()
+                assert place is not None, name
+                connection = connect(place)
+                self.addCleanup(connection.close)
+                self.assertEqual(connection.info.host, str(self.server.folder))
 
     def test_what_a_killed_one_leaves_is_not_taken_for_one_that_runs(self) -> None:
         self.server.start()

@@ -42,10 +42,15 @@ class StaleFileTests(SynchronousTestCase):
     def test_one_of_a_process_that_is_gone_is_left_to_postgresql(self) -> None:
         child = subprocess.Popen(["true"])
         child.wait()
-        for text in (f"{child.pid}\n", "", "x\n", f"{10**30}\n"):
+        self.file.write_text(f"{child.pid}\n")
+        remove_if_stale(self.file)
+        self.assertTrue(self.file.exists())
+
+    def test_one_that_names_no_process_is_taken_away(self) -> None:
+        for text in ("", "\n", "x\n", f"{10**30}\n"):
             self.file.write_text(text)
             remove_if_stale(self.file)
-            self.assertTrue(self.file.exists(), text)
+            self.assertFalse(self.file.exists(), text)
 
     def test_none_is_none(self) -> None:
         remove_if_stale(self.file)
@@ -186,6 +191,14 @@ class LifeTests(SynchronousTestCase):
         self.server.start()
         self.assertEqual(execute(self.server.url(), "SELECT 1"), 1)
         self.assertIsNone(other.poll())
+
+    def test_lock_files_that_a_loss_of_power_left_empty_are_no_obstacle(self) -> None:
+        self.server.start()
+        self.kill_all()
+        for file in (self.folder / "data" / "postmaster.pid", self.folder / ".s.PGSQL.5432.lock"):
+            file.write_bytes(b"")
+        self.server.start()
+        self.assertEqual(execute(self.server.url(), "SELECT 1"), 1)
 
     def test_a_server_that_was_left_behind_is_ended_first_even_if_it_hangs(self) -> None:
         self.server.start()

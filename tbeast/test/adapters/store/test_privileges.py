@@ -122,6 +122,25 @@ class UserTests(SynchronousTestCase):
         server.start()
         self.assertEqual(set(status_of(server.pid)["Uid"].split()), {str(OTHER)})
 
+    def test_a_folder_that_root_makes_is_the_state_folders_owners(self) -> None:
+        """So that a command by root, before the first start, does not keep the daemon's own user out."""
+        state = open_folder(self)
+        os.chown(state, OTHER, -1)
+        server = Server(QUICK, folder_of(state))
+        self.addCleanup(server.stop)
+        server.start()
+        self.assertEqual(set(status_of(server.pid)["Uid"].split()), {str(OTHER)})
+        self.assertEqual(server.folder.stat().st_uid, OTHER)
+
+    def test_an_owner_of_the_state_folder_who_has_no_name_is_passed_over(self) -> None:
+        state = open_folder(self)
+        if ROOT:
+            os.chown(state, next(user for user in range(54_321, 60_000) if not privileges.has_name(user)), -1)
+        server = Server(QUICK, folder_of(state))
+        self.addCleanup(server.stop)
+        server.start()
+        self.assertEqual(execute(server.url(), "SELECT 1"), 1)
+
     def test_another_user_runs_one_too(self) -> None:
         state = open_folder(self)
         os.chown(state, OTHER, -1)
@@ -249,6 +268,11 @@ class UserTests(SynchronousTestCase):
         with self.assertRaises(StoreError) as caught:
             run_as(Identity(), Path("/"), ["sh", "-c", "echo one; echo two >&2; exit 3"], "it failed")
         self.assertEqual(str(caught.exception), "it failed: one / two")
+        # as initdb does on a full disk
+        words = "FATAL:  could not write: No space left on device\nSTATEMENT:  CREATE DATABASE template0;\n\t\nremoving"
+        with self.assertRaises(StoreError) as caught:
+            run_as(Identity(), Path("/"), ["sh", "-c", 'printf "$0"; exit 1', words], "it failed")
+        self.assertEqual(str(caught.exception), "it failed: FATAL:  could not write: No space left on device")
         with self.assertRaises(StoreError) as caught:
             run_as(Identity(), Path("/"), ["/no/such/program"], "it failed")
         self.assertIn("it failed: ", str(caught.exception))
