@@ -88,13 +88,16 @@ def makeService(options: Options, reactor: Any = None) -> IService:
 
         wait_evenly(reactor)
     allow_open_files()
-    service = build(
-        options.settings,
-        reactor=reactor,
-        now=steady_now(uptime_clock(), time.time),
-        random=random.SystemRandom().random,
-        new_id=lambda: uuid.uuid4().hex,
-    )
+    try:
+        service = build(
+            options.settings,
+            reactor=reactor,
+            now=steady_now(uptime_clock(), time.time),
+            random=random.SystemRandom().random,
+            new_id=lambda: uuid.uuid4().hex,
+        )
+    except TBeastError as error:
+        _leave(FAILED_START, [f"tbeast: cannot start: {error}"])
     return FrontDoor(service, options.settings, reactor)
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, TypedDict, Unpack
 
 import click
@@ -19,6 +21,7 @@ from tbeast.adapters.cache.keyevents import CHANNEL
 from tbeast.adapters.cache.publishonce import publish_once
 from tbeast.adapters.store import keyrows
 from tbeast.codecs.keycopies import encode_change
+from tbeast.commands.asking import Barred
 from tbeast.commands.keysview import (
     NEVER_AGAIN,
     as_json,
@@ -90,12 +93,13 @@ def create(json_wanted: bool, name: str, tier: str, email: str | None, **rest: A
     place = _place(rest)
     with opened(**place) as (settings, connection):
         text, record = keyrows.create(connection, tier, name, email, random_bytes=os.urandom, **rest)
+        with _seen():
+            if json_wanted:
+                _print_json({"key": text, **as_json(record, time.time())})
+                click.echo(NEVER_AGAIN, err=True)
+            else:
+                print_new(text, record)
     _tell(settings, [(CREATED, record)])
-    if json_wanted:
-        _print_json({"key": text, **as_json(record, time.time())})
-        click.echo(NEVER_AGAIN, err=True)
-    else:
-        print_new(text, record)
 
 
 @command.command("list")
@@ -172,14 +176,17 @@ def rotate(json_wanted: bool, key: str, grace: float, **place: Unpack[Place]) ->
     with opened(**place) as (settings, connection):
         found = keyrows.find(connection, key)
         rotation = keyrows.rotate(connection, found.account.key_id, grace, random_bytes=os.urandom)
-    old, new = rotation.old, rotation.new
+        old, new = rotation.old, rotation.new
+        with _seen():
+            if json_wanted:
+                now = time.time()
+                _print_json({"key": rotation.text, **as_json(new, now), "replaces": as_json(old, now)})
+                click.echo(NEVER_AGAIN, err=True)
+            else:
+                print_new(rotation.text, new)
     _tell(settings, [(CREATED, new), (REVOKED if old.revoked else CHANGED, old)])
     if json_wanted:
-        now = time.time()
-        _print_json({"key": rotation.text, **as_json(new, now), "replaces": as_json(old, now)})
-        click.echo(NEVER_AGAIN, err=True)
         return
-    print_new(rotation.text, new)
     click.echo()
     if old.revoked or old.ends_at is None:
         click.echo(f"{said(old)} is revoked; every node refuses it within {EVERYWHERE_SECONDS} s.")
@@ -202,6 +209,18 @@ def set_tier(json_wanted: bool, key: str, tier: str, **place: Unpack[Place]) -> 
         _print_json(as_json(record, time.time()))
     else:
         click.echo(f"{said(record)} had the tier {before.account.tier}.")
+
+
+@contextmanager
+def _seen() -> Iterator[None]:
+    """Print a new key within this: what nobody could see is not committed."""
+    if sys.stdout is None:
+        raise Barred("standard output is closed: nobody would see the key, so none was made")
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        raise Barred(f"the key could not be printed ({error.strerror or error}), so none was made") from None
 
 
 def _place(rest: dict[str, Any]) -> Place:

@@ -52,7 +52,7 @@ from tbeast.domain.syncplan import (
     reports_from,
     used_of,
 )
-from tbeast.errors import StoreError, TBeastError
+from tbeast.errors import CacheUnavailableError, StoreError, TBeastError
 from tbeast.interfaces import KeyCopies, KeyStore, Now, UsageCounters
 from tbeast.services.parameters import ParameterCopies, ParameterStore
 from tbeast.services.periodic import Periodic
@@ -470,6 +470,8 @@ class NightlySync(Service):
         self._hour = hour
         self._now = now
         self._done_for = float("-inf")
+        self._counters = counters
+        self._told = ""
         self._rounds = Periodic(WORK, self.look, LOOK_SECONDS, clock, counters)
 
     def startService(self) -> None:
@@ -497,6 +499,13 @@ class NightlySync(Service):
         except SyncLostError as error:
             self.log.info("{error}", error=str(error))
             return
+        except (StoreError, CacheUnavailableError) as error:
+            self._counters.count("service_failures", WORK)
+            if str(error) != self._told:
+                self._told = str(error)
+                self.log.warn("the sync job is not done, and tried again: {error}", error=self._told)
+            return
+        self._told = ""
         if isinstance(done, Held):
             if done.finished:
                 self._done_for = due

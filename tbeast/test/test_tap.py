@@ -28,7 +28,16 @@ import tbeast
 from tbeast.domain.steadyclock import PATIENCE_SECONDS
 from tbeast.errors import TBeastError
 from tbeast.settings import Layer, load
-from tbeast.tap import FAILED_START, FrontDoor, Options, allow_open_files, steady_now, uptime_clock, wait_evenly
+from tbeast.tap import (
+    FAILED_START,
+    FrontDoor,
+    Options,
+    allow_open_files,
+    makeService,
+    steady_now,
+    uptime_clock,
+    wait_evenly,
+)
 
 ROOT = str(Path(tbeast.__file__).parent.parent)
 
@@ -74,6 +83,15 @@ class OptionsTests(SynchronousTestCase):
         self.assertEqual((settings.feeds, settings.state, settings.cluster_node), ("lab", "there", "x"))
         self.assertEqual((settings.tcp_port_lpo, settings.udp_port_lpo), (3, 2))
         self.assertEqual(settings.origins["TBEAST_STATE"], "option --state")
+
+    def test_a_daemon_that_cannot_be_put_together(self) -> None:
+        """One clear line, and no traceback; the password stays out of it."""
+        self.environ["AURORA_URL"] = "postgresql://me:hunter2@db/x?nonsense=1"
+        options = self.parse("--state", self.mktemp())
+        leaving = self.assertRaises(SystemExit, makeService, options, Clock())
+        self.assertEqual(leaving.code, FAILED_START)
+        self.assertIn("tbeast: cannot start: ", self.err.text)
+        self.assertNotIn("hunter2", self.err.text)
 
     def test_the_node_is_called_as_the_host(self) -> None:
         self.patch(socket, "gethostname", lambda: "café's box")

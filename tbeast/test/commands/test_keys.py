@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from tbeast.commands.keys import command
 from tbeast.domain.keys import CHANGED, CREATED, REVOKED, KeyChange, KeyRecord, digest_of, is_well_formed
 from tbeast.settings import SETTINGS
 from tbeast.test.commands.opendoors import RICH_ENVIRONMENT
-from tbeast.testing.postgres import fresh_database
+from tbeast.testing.postgres import environment, fresh_database
 from tbeast.testing.valkey import shared_server
 
 
@@ -67,6 +69,24 @@ class CreateTests(Case):
         self.assertIn(f"id {record.account.key_id}", text)
         self.assertIn("50,000 a month, 10 a second, burst 20", text)
         self.assertEqual(1, text.count(lines[0]))
+
+    def test_a_key_that_nobody_could_see_is_not_made(self) -> None:
+        """With nowhere to print it, or no room there; nor does one take another's place."""
+        key_id = self.create("old")["id"]
+        program = [sys.executable, "-c", "from tbeast.commands.keys import command; command()"]
+        environ = environment() | {name: text for name, text in self.environment.items() if text is not None}
+        for arguments in (("create", "--name", "new"), ("create", "--name", "new", "--json"), ("rotate", key_id)):
+            with open("/dev/full", "w") as full:
+                for close in (False, True):
+                    done = subprocess.run(
+                        ["sh", "-c", 'exec "$@" >&-', "sh", *program, *arguments] if close else [*program, *arguments],
+                        env=environ, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+                    )  # fmt: skip
+                    self.assertEqual((1, False), (done.returncode, "Traceback" in done.stderr), done.stderr)
+                    self.assertIn("so none was made", done.stderr)
+        with self.connection.cursor() as cursor:
+            cursor.execute("SELECT key_id, revoked FROM api_keys")
+            self.assertEqual([(key_id, False)], cursor.fetchall())
 
     def test_for_scripts(self) -> None:
         made = self.create(
