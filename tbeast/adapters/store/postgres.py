@@ -36,6 +36,8 @@ LOCK_SECONDS: Final = 5.0
 IDLE_IN_TRANSACTION_SECONDS: Final = 60.0
 """A transaction that nobody goes on with holds locks that others wait for."""
 
+SSL_MODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+
 DEFAULT_DATABASE: Final = "tbeast"
 DEFAULT_USER: Final = "tbeast"
 DEFAULT_PORT: Final = "5432"
@@ -227,6 +229,9 @@ def target(
             raise StoreError("the database's URL cannot be read: it must be a postgresql:// URL of libpq") from None
     else:
         parameters = _host_and_port(url)
+    mode = parameters.get("sslmode")
+    if mode is not None and mode not in SSL_MODES:
+        raise StoreError(f"the database's URL has a sslmode that is none: it must be one of {', '.join(SSL_MODES)}")
     if authorities is not None:
         parameters.setdefault("sslrootcert", authorities)
     return Target(parameters, Login(credentials, refresh) if credentials is not None or refresh is not None else None)

@@ -151,6 +151,12 @@ class SecuredTests(PlainCase):
     def mode(self, url: str) -> str:
         return target(url).arguments()["sslmode"]
 
+    def test_a_mode_that_is_none(self) -> None:
+        """It would be tried for ever."""
+        error = self.assertRaises(StoreError, target, "postgresql://me:hunter2@db/x?sslmode=foo")
+        self.assertIn("verify-full", str(error))
+        self.assertNotIn("hunter2", str(error))
+
     def test_what_leaves_the_machine_is_verified(self) -> None:
         for url in ("db", "10.0.0.1", "postgresql://db/x", "postgresql://localhost,db/x", "localhost.example.com"):
             self.assertEqual(self.mode(url), "verify-full", url)
