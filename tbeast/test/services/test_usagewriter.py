@@ -240,6 +240,21 @@ class BoundTests(WriterCase):
         self.assertEqual(sorted(self.store.batches), list(self.store.batches))
         self.assertEqual(([], 1), (self.on_disk(), len(self.rig.spooled)))
 
+    def test_away_for_ten_minutes_under_load(self) -> None:
+        """Every round of them: a batch each, in order on the disk; then all of it is written, and each count once."""
+        self.store.mode = "away"
+        for _ in range(6_000):
+            self.rig.count(3)
+            self.rig.advance(ROUND_SECONDS)
+        self.assertGreater(self.writer.status.spooled_batches, 5_990)
+        self.assertLessEqual(self.writer.status.under_way, MOST_BATCHES)
+        self.assertTrue(self.writer.metered)
+        self.store.mode = "up"
+        self.rig.advance(30)
+        self.rig.settle()
+        self.assertAllRecorded()
+        self.assertEqual((OK, 0), (self.writer.status.state, self.writer.status.spooled_batches))
+
     def test_many_small_batches(self) -> None:
         self.store.mode = "away"
         for _ in range(1_200):
