@@ -28,6 +28,7 @@ from tbeast.commands.keysview import (
     details_as_json,
     moment,
     print_details,
+    print_key,
     print_new,
     print_table,
     said,
@@ -96,10 +97,10 @@ def create(json_wanted: bool, name: str, tier: str, email: str | None, **rest: A
         with _seen():
             if json_wanted:
                 _print_json({"key": text, **as_json(record, time.time())})
-                click.echo(NEVER_AGAIN, err=True)
             else:
-                print_new(text, record)
+                print_key(text)
     _tell(settings, [(CREATED, record)])
+    _print_rest(record, json_wanted)
 
 
 @command.command("list")
@@ -181,10 +182,10 @@ def rotate(json_wanted: bool, key: str, grace: float, **place: Unpack[Place]) ->
             if json_wanted:
                 now = time.time()
                 _print_json({"key": rotation.text, **as_json(new, now), "replaces": as_json(old, now)})
-                click.echo(NEVER_AGAIN, err=True)
             else:
-                print_new(rotation.text, new)
+                print_key(rotation.text)
     _tell(settings, [(CREATED, new), (REVOKED if old.revoked else CHANGED, old)])
+    _print_rest(new, json_wanted)
     if json_wanted:
         return
     click.echo()
@@ -213,7 +214,7 @@ def set_tier(json_wanted: bool, key: str, tier: str, **place: Unpack[Place]) -> 
 
 @contextmanager
 def _seen() -> Iterator[None]:
-    """Print a new key within this: what nobody could see is not committed."""
+    """Print a new key, and no more, within this: what nobody could see is not committed."""
     if sys.stdout is None:
         raise Barred("standard output is closed: nobody would see the key, so none was made")
     try:
@@ -221,6 +222,18 @@ def _seen() -> Iterator[None]:
         sys.stdout.flush()
     except OSError as error:
         raise Barred(f"the key could not be printed ({error.strerror or error}), so none was made") from None
+
+
+def _print_rest(record: KeyRecord, json_wanted: bool) -> None:
+    """Print what goes with a new key; who has read the key alone, as C{head -1} does, need not read it."""
+    if json_wanted:
+        click.echo(NEVER_AGAIN, err=True)
+        return
+    try:
+        print_new(record)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor is the interpreter to mind at its end
 
 
 def _place(rest: dict[str, Any]) -> Place:

@@ -102,11 +102,15 @@ def print_details(details: KeyDetails, now: float) -> None:
     _print_lines(lines)
 
 
-def print_new(text: str, record: KeyRecord) -> None:
+def print_key(text: str) -> None:
     """Print a key that was just made, which nobody will ever print again."""
+    console(cut=False).print(Text(text, style="bold"))
+
+
+def print_new(record: KeyRecord) -> None:
+    """Print what is to be known of a key that was just made."""
     account, plan = record.account, record.account.plan
     out = console(cut=False)
-    out.print(Text(text, style="bold"))
     out.print()
     out.print(Text(NEVER_AGAIN, style="yellow"))
     out.print()

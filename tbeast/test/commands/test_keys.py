@@ -88,6 +88,18 @@ class CreateTests(Case):
             cursor.execute("SELECT key_id, revoked FROM api_keys")
             self.assertEqual([(key_id, False)], cursor.fetchall())
 
+    def test_who_reads_the_key_alone_has_it(self) -> None:
+        """As in KEY=$(tbeast keys create ... | head -1)."""
+        environ = environment() | {name: text for name, text in self.environment.items() if text is not None}
+        program = 'exec "$0" -c "from tbeast.commands.keys import command; command()" create --name one'
+        for _ in range(3):
+            done = subprocess.run(
+                ["sh", "-c", f"({program}) | head -1", sys.executable], env=environ, capture_output=True, text=True,
+                timeout=60, check=True,
+            )  # fmt: skip
+            self.assertEqual("one", self.record(done.stdout.strip()).account.name)
+            self.assertEqual("", done.stderr)
+
     def test_for_scripts(self) -> None:
         made = self.create(
             "bot", "--tier", "enterprise", "--email", "me@example.net", "--lrs-addon", "--format", "csv", "--lang", "de"
