@@ -54,9 +54,10 @@ from tbeast.services.companion import Companion
 from tbeast.services.keyrefresh import NOTHING, KeyRefresh
 from tbeast.services.keyring import DemoKeyService, Keyring
 from tbeast.services.limits import ClusterLimits
+from tbeast.services.nightlysync import NightlySync
 from tbeast.services.parameters import Parameters
 from tbeast.services.schema import Schema
-from tbeast.services.sync import CacheSide, NightlySync, Sync
+from tbeast.services.sync import CacheSide, Sync
 from tbeast.services.usagewriter import UsageWriter
 from tbeast.settings import NEVER, REFUSE, Settings
 

@@ -16,14 +16,12 @@ from typing import Final, Protocol
 
 import msgspec
 from attrs import asdict, evolve, field, frozen
-from twisted.application.service import Service
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from tbeast.codecs.keycopies import LIST_AT, decode_copy, encode_copy, encode_list
 from tbeast.domain.admission import month_end
-from tbeast.domain.counters import Counters
 from tbeast.domain.keys import KeyChange, KeyRecord
 from tbeast.domain.syncplan import (
     SECOND,
@@ -43,7 +41,6 @@ from tbeast.domain.syncplan import (
     Walk,
     caught_up_from,
     cutoff_us,
-    latest_due,
     month_of,
     next_building,
     next_catching_up,
@@ -52,12 +49,9 @@ from tbeast.domain.syncplan import (
     reports_from,
     used_of,
 )
-from tbeast.errors import CacheUnavailableError, StoreError, TBeastError
-from tbeast.interfaces import KeyCopies, KeyStore, Now, UsageCounters
+from tbeast.errors import StoreError, TBeastError
+from tbeast.interfaces import KeyCopies, KeyStore, UsageCounters
 from tbeast.services.parameters import ParameterCopies, ParameterStore
-from tbeast.services.periodic import Periodic
-
-WORK: Final = "sync"
 
 LEASE_SECONDS: Final = 45.0
 RENEW_SECONDS: Final = 10.0
@@ -66,9 +60,6 @@ CHUNK_ROWS: Final = 2_000
 
 KEYS_AT_ONCE: Final = 500
 """How many keys are written before others have their turn."""
-
-LOOK_SECONDS: Final = 60.0
-"""How often a node looks whether the job is due."""
 
 
 class SyncStore(Protocol):
@@ -450,65 +441,3 @@ class _Job:
             if not await self._store.keep(self._token, self._sync._lease_seconds):
                 raise SyncLostError("the sync job was taken over by another node")
             self._renewed_at = self._sync._clock.seconds()
-
-
-class NightlySync(Service):
-    """Has the job done once a day, by one node of those that share the database.
-
-    A day that was missed, because no node ran or nothing could be asked, is made up for as soon as that is possible.
-    """
-
-    log = Logger()
-
-    def __init__(self, sync: Sync, hour: Callable[[], int], clock: IReactorTime, now: Now, counters: Counters) -> None:
-        """Set it up.
-
-        @param hour: gives the hour of the day, in UTC, at which it is due.
-        """
-        self.setName(WORK)  # type: ignore[no-untyped-call]
-        self._sync = sync
-        self._hour = hour
-        self._now = now
-        self._done_for = float("-inf")
-        self._counters = counters
-        self._told = ""
-        self._rounds = Periodic(WORK, self.look, LOOK_SECONDS, clock, counters)
-
-    def startService(self) -> None:
-        """Begin to look."""
-        super().startService()  # type: ignore[no-untyped-call]
-        self._sync.start()
-        self._rounds.startService()
-
-    def stopService(self) -> Deferred[None] | None:
-        """Look no more.
-
-        @return: fires when a job under way has come to a point where it can be left.
-        """
-        super().stopService()  # type: ignore[no-untyped-call]
-        self._sync.stop()
-        return self._rounds.stopService()
-
-    async def look(self) -> None:
-        """Do the job if it is due and nobody else does it."""
-        due = latest_due(self._now(), self._hour())
-        if due <= self._done_for:
-            return
-        try:
-            done = await self._sync.run(not_since=due)
-        except SyncLostError as error:
-            self.log.info("{error}", error=str(error))
-            return
-        except (StoreError, CacheUnavailableError) as error:
-            self._counters.count("service_failures", WORK)
-            if str(error) != self._told:
-                self._told = str(error)
-                self.log.warn("the sync job is not done, and tried again: {error}", error=self._told)
-            return
-        self._told = ""
-        if isinstance(done, Held):
-            if done.finished:
-                self._done_for = due
-            return
-        self._done_for = due
-        self.log.info("sync: {summary}", summary=done.in_words())

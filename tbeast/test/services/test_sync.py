@@ -50,7 +50,8 @@ from tbeast.domain.syncplan import (
     read_marks,
 )
 from tbeast.errors import CacheUnavailableError, StoreUnavailableError
-from tbeast.services.sync import CacheSide, NightlySync, Progress, Summary, Sync, SyncLostError
+from tbeast.services.nightlysync import NightlySync
+from tbeast.services.sync import CacheSide, Progress, Summary, Sync, SyncLostError
 from tbeast.test.adapters.cache.clients import SharedServerCase, until
 from tbeast.testing.logs import listen
 from tbeast.testing.postgres import fresh_database
