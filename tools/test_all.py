@@ -99,15 +99,17 @@ def lint(tally: Tally) -> None:
 def trial(tally: Tally, what: str, names: Sequence[str], coverage_file: Path | None) -> bool:
     """Run tests; true if they came to an end.
 
-    As many at a time as there are cores. Those that run whole daemons against the clock go without coverage, which
-    would take the time that they need.
+    Under coverage as many at a time as there are cores. Without it one after the other: for those that run whole
+    daemons against the clock, and need the cores for that.
     """
     began = time.monotonic()
     command, more = [PYTHON], {}
     if coverage_file is not None:
         command += ["-m", "coverage", "run"]
         more["COVERAGE_FILE"] = str(coverage_file)
-    command += ["-m", "twisted.trial", f"--temp-directory={SCRATCH / 'trial'}", f"-j{min(4, os.cpu_count() or 1)}"]
+    command += ["-m", "twisted.trial", f"--temp-directory={SCRATCH / 'trial'}"]
+    if coverage_file is not None:
+        command += [f"-j{min(4, os.cpu_count() or 1)}"]
     command += names
     process = subprocess.Popen(
         command, cwd=ROOT, env={**environ(), **more}, stdin=subprocess.DEVNULL,
