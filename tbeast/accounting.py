@@ -7,7 +7,7 @@ what can never work ends the start.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from os import urandom
@@ -53,6 +53,7 @@ from tbeast.interfaces import Chance, Now, PriceCache, UsageCounters, UsageStore
 from tbeast.services.companion import Companion
 from tbeast.services.keyrefresh import NOTHING, KeyRefresh
 from tbeast.services.keyring import DemoKeyService, Keyring
+from tbeast.services.lifecycle import Called
 from tbeast.services.limits import ClusterLimits
 from tbeast.services.nightlysync import NightlySync
 from tbeast.services.parameters import Parameters
@@ -66,28 +67,6 @@ CACHE_LIMITS = Limits(longest_wait_seconds=1.0)
 the promise of L{tbeast.domain.leases} asks."""
 MIGRATION_SECONDS = 600.0
 """A migration may rewrite a table; nothing else in the daemon may take so long."""
-
-
-class Pooled(Service):
-    """The pool of connections as a service.
-
-    @ivar pool: the pool.
-    """
-
-    name = "database pool"
-
-    def __init__(self, pool: StorePool) -> None:
-        self.pool = pool
-
-    def startService(self) -> None:
-        """Take work."""
-        super().startService()  # type: ignore[no-untyped-call]
-        self.pool.start()
-
-    def stopService(self) -> Awaitable[None]:
-        """Let what is under way end, and close the connections."""
-        super().stopService()  # type: ignore[no-untyped-call]
-        return self.pool.stop()
 
 
 class EmbeddedDatabase(Service):
@@ -231,14 +210,14 @@ class Accounting:
         """Every part that starts and stops, in the order of its start."""
         if self.is_embedded:
             yield EmbeddedDatabase(self.settings.state, self.reactor, self._database_found)
-        yield Pooled(self.pool)
+        yield Called("database pool", self.pool.start, self.pool.stop)
         yield self.schema
         if self.cache is not None:
-            yield Cached(self.cache)
+            yield Called("shared cache", self.cache.start, self.cache.stop)
         yield self.parameters
         yield self.key_refresh
         yield self.demo_key
-        yield Stopping("calls", self.threads.stop)
+        yield Called("calls", stop=self.threads.stop)
         yield self.writer
         if self.limits is not None:
             yield self.limits
@@ -318,38 +297,6 @@ class SeededAssets:
         with suppress(StoreError):  # a database that cannot be written may still be read
             await self._rows.seed(self._package)
         return await self._rows.read()
-
-
-class Stopping(Service):
-    """Something that needs no start, and has to be stopped."""
-
-    def __init__(self, name: str, stop: Callable[[], Awaitable[None]]) -> None:
-        self.setName(name)  # type: ignore[no-untyped-call]
-        self._stop = stop
-
-    def stopService(self) -> Awaitable[None]:
-        """Stop it."""
-        super().stopService()  # type: ignore[no-untyped-call]
-        return self._stop()
-
-
-class Cached(Service):
-    """The client of the shared cache as a service."""
-
-    name = "shared cache"
-
-    def __init__(self, client: ValkeyClient) -> None:
-        self._client = client
-
-    def startService(self) -> Awaitable[None]:
-        """Begin to connect, and wait a moment for it."""
-        super().startService()  # type: ignore[no-untyped-call]
-        return self._client.start()
-
-    def stopService(self) -> Awaitable[None]:
-        """Close the connections."""
-        super().stopService()  # type: ignore[no-untyped-call]
-        return self._client.stop()
 
 
 def look_at_schema(connection: Connection) -> Sequence[str]:

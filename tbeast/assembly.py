@@ -8,7 +8,7 @@ Stop is the reverse, one after the other, each waited for with a limit: listener
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from importlib import metadata
 from importlib.resources import files
@@ -16,7 +16,7 @@ from typing import Any
 
 from attrs import evolve
 from twisted.application.internet import UDPServer
-from twisted.application.service import IService, Service
+from twisted.application.service import IService
 from twisted.application.strports import service as listening_service
 from twisted.internet.endpoints import quoteStringArgument
 from twisted.logger import Logger
@@ -47,7 +47,7 @@ from tbeast.services.assetmaps import AssetMaps
 from tbeast.services.companion import Companion
 from tbeast.services.fallback import Fallback, RestDesk
 from tbeast.services.feeds import ExchangeFeed, Feeds
-from tbeast.services.lifecycle import OrderedServices
+from tbeast.services.lifecycle import Called, OrderedServices
 from tbeast.services.periodic import Periodic
 from tbeast.services.priceflush import FLUSH_SECONDS, PriceFlush
 from tbeast.services.pricelookup import PriceLookup
@@ -92,30 +92,6 @@ def _quoted(text: str) -> str:
     """C{text} as a part of an endpoint's description."""
     quoted: str = quoteStringArgument(text)  # type: ignore[no-untyped-call]
     return quoted
-
-
-class Called(Service):
-    """A service made of two functions, one for its start and one for its stop; both may return what to wait for."""
-
-    def __init__(
-        self,
-        name: str,
-        start: Callable[[], Awaitable[object] | None] = lambda: None,
-        stop: Callable[[], Awaitable[object] | None] = lambda: None,
-    ) -> None:
-        self.setName(name)  # type: ignore[no-untyped-call]
-        self._start = start
-        self._stop = stop
-
-    def startService(self) -> Awaitable[object] | None:
-        """Start it."""
-        super().startService()  # type: ignore[no-untyped-call]
-        return self._start()
-
-    def stopService(self) -> Awaitable[object] | None:
-        """Stop it."""
-        super().stopService()  # type: ignore[no-untyped-call]
-        return self._stop()
 
 
 def load_assets() -> AssetMap:

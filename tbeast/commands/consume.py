@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import click
-from twisted.application.service import Service
 from twisted.logger import (
     FilteringLogObserver,
     Logger,
@@ -30,7 +29,7 @@ from tbeast.adapters.store.usagerows import PostgresUsage
 from tbeast.commands.storedoor import ending_well, secret_of, settings_of, store_options, tell
 from tbeast.domain.counters import Counters
 from tbeast.errors import StoreUnavailableError
-from tbeast.services.lifecycle import OrderedServices
+from tbeast.services.lifecycle import Called, OrderedServices
 from tbeast.services.periodic import Periodic
 from tbeast.services.usagequeue import OUTCOMES, UsageQueueReader
 from tbeast.settings import Settings
@@ -80,8 +79,8 @@ def build(target: Target, address: QueueAddress, reactor: Any, count: Counter[st
     )
     root = OrderedServices(reactor)
     for service in (
-        _Part("store", pool.start, pool.stop),
-        _Part("queue calls", lambda: None, threads.stop),
+        Called("store", pool.start, pool.stop),
+        Called("queue calls", stop=threads.stop),
         reader,
         Periodic("report", Report(count), REPORT_SECONDS, reactor, Counters()),
     ):
@@ -105,23 +104,6 @@ class Report:
                 "messages: {words}",
                 words=", ".join(f"{new[outcome]} {outcome}" for outcome in OUTCOMES if new[outcome]),
             )
-
-
-class _Part(Service):
-    """A service made of two functions."""
-
-    def __init__(self, name: str, start: Callable[[], object], stop: Callable[[], Any]) -> None:
-        self.setName(name)  # type: ignore[no-untyped-call]
-        self._start = start
-        self._stop = stop
-
-    def startService(self) -> None:
-        super().startService()  # type: ignore[no-untyped-call]
-        self._start()
-
-    def stopService(self) -> Any:
-        super().stopService()  # type: ignore[no-untyped-call]
-        return self._stop()
 
 
 def _await_schema(settings: Settings, secret: Callable[[], Credentials] | None) -> None:

@@ -8,6 +8,7 @@ of one is logged and passed over. (Twisted's MultiService asks all of its childr
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, cast
 
 from twisted.application.service import IService, MultiService, Service
@@ -139,6 +140,30 @@ class OrderedServices(MultiService):
 
         stopped.addBoth(ended)
         return done
+
+
+class Called(Service):
+    """A service made of two functions, one for its start and one for its stop; both may return what to wait for."""
+
+    def __init__(
+        self,
+        name: str,
+        start: Callable[[], Awaitable[object] | None] = lambda: None,
+        stop: Callable[[], Awaitable[object] | None] = lambda: None,
+    ) -> None:
+        self.setName(name)  # type: ignore[no-untyped-call]
+        self._start = start
+        self._stop = stop
+
+    def startService(self) -> Awaitable[object] | None:
+        """Start it."""
+        super().startService()  # type: ignore[no-untyped-call]
+        return self._start()
+
+    def stopService(self) -> Awaitable[object] | None:
+        """Stop it."""
+        super().stopService()  # type: ignore[no-untyped-call]
+        return self._stop()
 
 
 def _name(child: IService) -> str:
