@@ -15,12 +15,8 @@ from importlib.resources import files
 from typing import Any
 
 from attrs import evolve
-from twisted.application.internet import UDPServer
 from twisted.application.service import IService
-from twisted.application.strports import service as listening_service
-from twisted.internet.endpoints import quoteStringArgument
 from twisted.logger import Logger
-from twisted.web.resource import Resource
 
 from tbeast.accounting import Accounting
 from tbeast.adapters.feeds.rest import HttpFetcher
@@ -34,15 +30,11 @@ from tbeast.domain.counters import Counters
 from tbeast.domain.freshness import Limits
 from tbeast.domain.pricing import TRUST, Pricer
 from tbeast.domain.readyreplies import Shelf
-from tbeast.domain.usage import Ledger
 from tbeast.interfaces import Chance, Now
 from tbeast.servers.answers import Answers
 from tbeast.servers.gate import Gate
 from tbeast.servers.health import Health, health_tree
-from tbeast.servers.lpo import lpo_tree
 from tbeast.servers.metrics import Metrics
-from tbeast.servers.site import WebSite
-from tbeast.servers.udp import PriceDatagrams
 from tbeast.services.assetmaps import AssetMaps
 from tbeast.services.companion import Companion
 from tbeast.services.fallback import Fallback, RestDesk
@@ -54,10 +46,9 @@ from tbeast.services.pricelookup import PriceLookup
 from tbeast.services.publishing import SLICES, Publishing
 from tbeast.services.reloading import Reload, Reloading
 from tbeast.settings import LAB, REFUSE, SERVER_TYPES, ExchangeAddress, Settings
+from tbeast.surface import Behind, BoundPorts, Surface
 
 METERING_WATCH_SECONDS = 0.1
-BACKLOG = 1024
-"""How many connections may wait to be taken. Twisted's 50 overflow in a burst; who is left out loses a second."""
 LAB_COMMAND = (sys.executable, "-m", "tbeast.lab", "--parent")
 
 
@@ -88,12 +79,6 @@ class PlacedExchange:
         return self._exchange.rest_codec()
 
 
-def _quoted(text: str) -> str:
-    """C{text} as a part of an endpoint's description."""
-    quoted: str = quoteStringArgument(text)  # type: ignore[no-untyped-call]
-    return quoted
-
-
 def load_assets() -> AssetMap:
     """The asset tables that the package carries.
 
@@ -122,9 +107,7 @@ class Assembly:
         self.settings = settings
         self.reactor = reactor
         self.now = now
-        self.new_id = new_id
         self.simulated = settings.feeds == LAB
-        self.listening: dict[str, bool] = {}
         user_agent = f"tbeast/{metadata.version('tbeast')}"
 
         self.assets = load_assets()
@@ -177,6 +160,13 @@ class Assembly:
             lambda: float(self.accounting.parameters.value("application_parameter_interval_minutes")),
         )  # fmt: skip
 
+        behind = Behind(
+            gate=self.gate, answers=self.answers, ledger=self.accounting.ledger, feeds=self.feeds.status,
+            counters=self.counters, now=now, new_id=new_id,
+            idle_seconds=lambda: float(self.accounting.parameters.value("http_idle_timeout_seconds")),
+        )  # fmt: skip
+        self.surface = Surface(settings, reactor, behind, BoundPorts(reactor, settings.listen))
+
     def root(self) -> IService:
         """The service whose children are everything, in the order of their start."""
         root = OrderedServices(self.reactor)
@@ -208,55 +198,14 @@ class Assembly:
         yield Called("banner", self._banner)
 
     def _lpo(self) -> Iterable[Any]:
-        settings = self.settings
-        answers, feeds, now, node = self.answers, self.feeds.status, self.now, settings.cluster_node
+        answers, feeds, now, node = self.answers, self.feeds.status, self.now, self.settings.cluster_node
+        backing = self.accounting.status
         health = Health(
-            answers=answers, feeds=feeds, listening=lambda: self.listening, now=now, node=node,
-            backing=self.accounting.status,
-        )  # fmt: skip
-        metrics = Metrics(counters=self.counters, answers=answers, feeds=feeds, now=now, backing=self.accounting.status)
-        pages = lpo_tree(gate=self.gate, answers=answers, counters=self.counters, feeds=feeds, now=now, node=node)
-        ledger = self.accounting.ledger
-        yield self._site("health", health_tree(health, metrics), settings.health_port_lpo, secure=False)
-        yield self._site("lpo", pages, settings.tcp_port_lpo, secure=True, ledger=ledger)
-        datagrams = PriceDatagrams(gate=self.gate, answers=answers, counters=self.counters, now=now, ledger=ledger)
-        listener = UDPServer(  # type: ignore[no-untyped-call]
-            settings.udp_port_lpo, datagrams, settings.listen, reactor=self.reactor
+            answers=answers, feeds=feeds, listening=lambda: self.surface.listening, now=now, node=node, backing=backing
         )
-        yield self._listening("udp", listener)
-
-    def _site(self, name: str, pages: Resource, port: int, secure: bool, ledger: Ledger | None = None) -> IService:
-        settings = self.settings
-        site = WebSite(
-            pages, reactor=self.reactor, now=self.now, new_id=self.new_id, counters=self.counters, service=name,
-            ledger=ledger,
-        )  # fmt: skip
-        where = f"{port}:interface={_quoted(settings.listen)}:backlog={BACKLOG}"
-        if secure and settings.tls_cert and settings.tls_key:
-            where = f"ssl:{where}:privateKey={_quoted(settings.tls_key)}:certKey={_quoted(settings.tls_cert)}"
-        else:
-            where = f"tcp:{where}"
-
-        def begin() -> None:
-            site.timeOut = self.accounting.parameters.value("http_idle_timeout_seconds")
-
-        return self._listening(name, listening_service(where, site, self.reactor), begin)
-
-    def _listening(self, name: str, listener: Any, begin: Callable[[], object] = lambda: None) -> IService:
-        """Note when a listener is up and when it is not; C{begin} is called before it is."""
-        self.listening[name] = False
-
-        def start() -> None:
-            begin()
-            listener.privilegedStartService()
-            listener.startService()
-            self.listening[name] = True
-
-        def stop() -> Any:
-            self.listening[name] = False
-            return listener.stopService()
-
-        return Called(f"listener {name}", start, stop)
+        metrics = Metrics(counters=self.counters, answers=answers, feeds=feeds, now=now, backing=backing)
+        yield self.surface.health(health_tree(health, metrics))
+        yield from self.surface.prices()
 
     def _lab(self) -> IService:
         companion = Companion(
