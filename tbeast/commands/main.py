@@ -18,6 +18,7 @@ SUBCOMMANDS: Final = {
     "check-config": ("tbeast.commands.checkconfig", "Check the settings and show where each comes from."),
     "explain": ("tbeast.commands.explain", "Tell how a price came about."),
     "lab": ("tbeast.commands.lab", "Run the exchange lab alone."),
+    "loadtest": ("tbeast.commands.loadtest", "Load a daemon with ever more concurrency, and report how it stood."),
     "price": ("tbeast.commands.price", "Ask a daemon for prices."),
     "watch": ("tbeast.commands.watch", "Watch prices in the terminal."),
 }
