@@ -3,7 +3,8 @@
 #     docker build -t tbeast .
 #     docker run --rm -p 8080:8080 -p 8081:8081 -p 2679:2679/udp tbeast
 
-FROM python:3.11-slim AS build
+# the full image has a compiler for the native parts
+FROM python:3.11 AS build
 WORKDIR /source
 COPY requirements/run.txt ./requirements/
 RUN pip wheel --no-cache-dir --wheel-dir /wheels --requirement requirements/run.txt

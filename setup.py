@@ -1,8 +1,9 @@
 """What is in the package, what it needs, and what it brings. The tools' settings are in pyproject.toml."""
 
+import sys
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 
 RUN = [
     "attrs>=24",
@@ -44,6 +45,16 @@ DEV = [
     "types-ujson",
 ]
 
+# What is built where it can be: without a compiler, or elsewhere than on Linux, everything works without, more slowly.
+native = Extension(
+    "tbeast.native._lanes",
+    sources=["tbeast/native/hotcore.c", "tbeast/native/lanes.c"],
+    depends=["tbeast/native/hotcore.h"],
+    extra_compile_args=["-std=gnu11", "-O2", "-fvisibility=hidden", "-fstack-protector-strong", "-Wall", "-Wextra"],
+    libraries=["m"],
+    optional=True,
+)
+
 setup(
     name="tbeast",
     version="0.1.0",
@@ -59,11 +70,14 @@ setup(
             "py.typed",
             "data/*.csv",
             "adapters/store/schema/*.sql",
+            "native/*.h",
+            "native/*.c",
             "test/**/*.json",
             "test/**/*.jsonl",
             "test/**/*.md",
         ]
     },
+    ext_modules=[native] if sys.platform == "linux" and sys.implementation.name == "cpython" else [],
     install_requires=RUN,
     extras_require={"embedded": EMBEDDED, "test": TEST, "dev": [*TEST, *DEV]},
     entry_points={"console_scripts": ["tbeast = tbeast.commands.main:main"]},

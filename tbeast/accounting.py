@@ -32,6 +32,7 @@ from tbeast.adapters.cloud.secrets import fetch
 from tbeast.adapters.cloud.sqs import SqsQueue, SqsUsageStore, queue_address
 from tbeast.adapters.cloud.threads import CallThreads
 from tbeast.adapters.spool.journal import Journal
+from tbeast.adapters.spool.notes import Notes
 from tbeast.adapters.store import embedded
 from tbeast.adapters.store.assetrows import PostgresAssets
 from tbeast.adapters.store.keyrows import PostgresKeys
@@ -187,6 +188,7 @@ class Accounting:
             chance=random,
             random_bytes=random_bytes,
             in_thread=self.threads.run,
+            notes=Notes(Path(settings.state) / "spool"),
         )
         self.parameters.on_change("usage_log_flush_ms", lambda ms: self.writer.set_round(ms / 1000.0))
         self.parameters.on_change("usage_log_batch_rows", self.writer.set_batch_rows)

@@ -57,7 +57,9 @@ NEVER: Final = "never"
 SERVE: Final = "serve"
 REFUSE: Final = "refuse"
 
+OFF: Final = "off"
 SHORTEST_ADMIN_KEY: Final = 16
+MOST_WORKERS: Final = 128
 
 
 @frozen
@@ -112,6 +114,11 @@ class Setting:
 
 
 _PORT = whole(0, 65535, " (0: any free port)")
+_FEW = whole(1, MOST_WORKERS)
+_WORKERS = Kind(
+    f"{AUTO}, or {_FEW.allowed}",
+    lambda raw: AUTO if isinstance(raw, str) and raw.strip().casefold() == AUTO else _FEW.read(raw),
+)
 _PATH = matching("a path", r"[^\x00\r\n]+")
 _POSTGRES = url(("postgresql", "postgres"), or_host=True, userinfo=True)
 _REDIS = url(("redis", "rediss"), or_host=True, userinfo=True)
@@ -152,6 +159,9 @@ SETTINGS: Final[Mapping[str, Setting]] = {
         Setting("HEALTH_PORT_WEBHOOK", _PORT, 8083, "Health and metrics port of a webhook node."),
         Setting("UDP_PORT_LPO", _PORT, 2679, "Datagram port of the price surface."),
         Setting("UDP_PORT_LRS", _PORT, 2680, "Datagram port of the report surface."),
+        Setting("TBEAST_UDP_BUFFER_KB", whole(8, 1_048_576), 4096,
+            "How much the kernel is asked to hold of datagrams that were not read or not sent yet, in KiB, for each"
+            " direction. It gives no more than net.core.rmem_max and net.core.wmem_max allow."),
         Setting("AURORA_URL", _POSTGRES, None,
             "PostgreSQL: a host, or a full postgresql:// URL. Not set: an embedded PostgreSQL.", secret=True),
         Setting("DB_SECRET_NAME", matching("the name or ARN of a secret", r"[A-Za-z0-9/_+=.@:-]{1,2048}"), None,
@@ -174,6 +184,12 @@ SETTINGS: Final[Mapping[str, Setting]] = {
         Setting("TBEAST_WHEN_UNMETERED", one_of((SERVE, REFUSE)), SERVE,
             "What to do while neither database nor spool takes usage. serve: answer, count in memory, and raise the"
             " alarm. refuse: answer 503."),
+        Setting("TBEAST_WORKERS", _WORKERS, 1,
+            "How many processes answer questions. 1: this one does everything. More: it holds feeds, prices and"
+            " accounts, and so many workers beside it share its ports. auto: one for each core, if there are several."),
+        Setting("TBEAST_NATIVE", one_of((AUTO, OFF)), AUTO,
+            "Whether the native parts are used. auto: if they were built. off: everything is done in Python, more"
+            " slowly."),
         Setting("CLUSTER_NODE",
             matching("1 to 253 letters, digits, dots, underscores and hyphens", r"[A-Za-z0-9._-]{1,253}"), "localhost",
             "The name of this node. Not set: the name of the host."),
@@ -224,6 +240,7 @@ class Settings:
     health_port_webhook: int
     udp_port_lpo: int
     udp_port_lrs: int
+    udp_buffer_kb: int
     aurora_url: str | None = field(repr=False)
     db_secret_name: str | None
     cache_url: str | None = field(repr=False)
@@ -233,6 +250,8 @@ class Settings:
     cluster_nodes: int
     spool_limit_mb: int
     when_unmetered: str
+    workers: int | str
+    native: str
     cluster_node: str
     node_env: str
     aws_region: str | None

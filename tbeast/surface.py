@@ -7,8 +7,9 @@ whoever makes the surface: bound here and now, or inherited from another process
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType, ModuleType
 from typing import Any, Final, Protocol
 
 from attrs import frozen
@@ -20,16 +21,20 @@ from twisted.internet.ssl import Certificate, CertificateOptions, KeyPair
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.web.resource import Resource
 
+from tbeast.codecs.signatures import SpentMacs
 from tbeast.domain.counters import Counters
 from tbeast.domain.usage import Ledger
 from tbeast.interfaces import Now
+from tbeast.native.loading import load
 from tbeast.servers.answers import Answers
+from tbeast.servers.fastlane import PriceSite
 from tbeast.servers.gate import Gate
-from tbeast.servers.lpo import Feeds, lpo_tree
-from tbeast.servers.site import WebSite
+from tbeast.servers.lpo import Feeds, lpo_pages
+from tbeast.servers.nativelanes import NativeLanes
+from tbeast.servers.site import WebSite, tree
 from tbeast.servers.udp import PriceDatagrams
 from tbeast.services.lifecycle import Called
-from tbeast.settings import Settings
+from tbeast.settings import OFF, Settings
 
 BACKLOG: Final = 1024
 """How many connections may wait to be taken. Twisted's 50 overflow in a burst; who is left out loses a second."""
@@ -71,6 +76,9 @@ class Behind:
     """What a surface needs of the rest of the daemon.
 
     @ivar idle_seconds: asked when a port opens: how long a connection may be idle.
+    @ivar native: what serves plain questions natively; C{None}: nothing does.
+    @ivar instead: pages that stand in for those of the same name.
+    @ivar spent: the macs that were answered, where other processes answer too; C{None}: the port keeps its own.
     """
 
     gate: Gate
@@ -81,6 +89,9 @@ class Behind:
     now: Now
     new_id: Callable[[], str]
     idle_seconds: Callable[[], float]
+    native: NativeLanes | None = None
+    instead: Mapping[bytes, Resource] = MappingProxyType({})
+    spent: SpentMacs | None = None
 
 
 class Surface:
@@ -98,35 +109,52 @@ class Surface:
 
     def health(self, pages: Resource) -> IService:
         """The health port, with these pages."""
-        return self._site("health", pages, self._settings.health_port_lpo)
+        behind = self._behind
+        site = WebSite(
+            pages, reactor=self._reactor, now=behind.now, new_id=behind.new_id, counters=behind.counters,
+            service="health",
+        )  # fmt: skip
+        return self._served(site, self._settings.health_port_lpo)
 
     def prices(self) -> Iterable[IService]:
         """The price surface: HTTP, then UDP."""
         settings, behind = self._settings, self._behind
-        pages = lpo_tree(
+        pages = lpo_pages(
             gate=behind.gate, answers=behind.answers, counters=behind.counters, feeds=behind.feeds, now=behind.now,
             node=settings.cluster_node,
         )  # fmt: skip
-        yield self._site("lpo", pages, settings.tcp_port_lpo, behind.ledger, secure=True)
-        datagrams = PriceDatagrams(
-            gate=behind.gate, answers=behind.answers, counters=behind.counters, now=behind.now, ledger=behind.ledger
-        )
-        yield self._listener("udp", lambda: self._ports.udp("lpo", settings.udp_port_lpo, datagrams))
-
-    def _site(
-        self, name: str, pages: Resource, number: int, ledger: Ledger | None = None, secure: bool = False
-    ) -> IService:
-        behind = self._behind
-        site = WebSite(
-            pages, reactor=self._reactor, now=behind.now, new_id=behind.new_id, counters=behind.counters, service=name,
-            ledger=ledger,
+        site = PriceSite(
+            tree({**pages, **behind.instead}), gate=behind.gate, answers=behind.answers, reactor=self._reactor,
+            now=behind.now, new_id=behind.new_id, counters=behind.counters, service="lpo", ledger=behind.ledger,
         )  # fmt: skip
+        yield self._served(site, settings.tcp_port_lpo, secure=True)
+        datagrams = PriceDatagrams(
+            gate=behind.gate, answers=behind.answers, counters=behind.counters, now=behind.now, ledger=behind.ledger,
+            spent=behind.spent, buffer_bytes=settings.udp_buffer_kb * 1024,
+        )  # fmt: skip
+        native = behind.native
 
         def listen() -> IListeningPort:
-            site.timeOut = behind.idle_seconds()
-            return self._ports.tcp(name, number, self._secured(site) if secure else site)
+            port = self._ports.udp("lpo", settings.udp_port_lpo, datagrams)
+            if native is not None:
+                native.take_datagrams(port, datagrams)
+            return port
 
-        return self._listener(name, listen)
+        yield self._listener("udp", listen, native.end_datagrams if native is not None else None)
+
+    def _served(self, site: WebSite, number: int, secure: bool = False) -> IService:
+        factory = self._secured(site) if secure else site
+        # under TLS all connections are Twisted's
+        native = self._behind.native if factory is site and isinstance(site, PriceSite) else None
+
+        def listen() -> IListeningPort:
+            site.timeOut = self._behind.idle_seconds()
+            port = self._ports.tcp(site.service, number, factory)
+            if native is not None and isinstance(site, PriceSite):
+                native.take_connections(port, site)
+            return port
+
+        return self._listener(site.service, listen, native.end_connections if native is not None else None)
 
     def _secured(self, site: WebSite) -> IProtocolFactory:
         """The site behind TLS, if there is a certificate."""
@@ -135,13 +163,13 @@ class Surface:
             return site
         own, *chain = _certificates(Path(settings.tls_cert).read_bytes())
         private = KeyPair.load(Path(settings.tls_key).read_bytes(), FILETYPE_PEM)
-        options = CertificateOptions(
-            privateKey=private.original, certificate=own, extraCertChain=chain
-        )
+        options = CertificateOptions(privateKey=private.original, certificate=own, extraCertChain=chain)
         return TLSMemoryBIOFactory(options, False, site)
 
-    def _listener(self, name: str, listen: Callable[[], IListeningPort]) -> IService:
-        """Note when a listener is up and when it is not."""
+    def _listener(
+        self, name: str, listen: Callable[[], IListeningPort], end: Callable[[], None] | None = None
+    ) -> IService:
+        """Note when a listener is up and when it is not; C{end} is called before its port closes."""
         self.listening[name] = False
         port: list[IListeningPort] = []
 
@@ -151,9 +179,16 @@ class Surface:
 
         def stop() -> Any:
             self.listening[name] = False
+            if end is not None:
+                end()
             return port.pop().stopListening() if port else None
 
         return Called(f"listener {name}", start, stop)
+
+
+def native_parts(settings: Settings) -> tuple[ModuleType | None, str]:
+    """The native parts, if there are any and they are to be used; else C{None} and why."""
+    return (None, "TBEAST_NATIVE is off") if settings.native == OFF else load()
 
 
 _CERTIFICATE: Final = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)

@@ -67,7 +67,8 @@ def make_venv() -> None:
 def install(name: str) -> None:
     """Install the lock C{name} and tbeast, unless they are there already."""
     lock = ROOT / "requirements" / f"{name}.txt"
-    recipe = [(ROOT / file).read_bytes() for file in ("setup.py", "pyproject.toml")]
+    native = sorted((ROOT / "tbeast" / "native").glob("*.[ch]"))
+    recipe = [file.read_bytes() for file in (ROOT / "setup.py", ROOT / "pyproject.toml", *native)]
     wanted = mark(lock.read_bytes(), *recipe)
     stamps = {each: VENV / f"tbeast-{each}.stamp" for each in CONTAINED}
     if any(stands(stamps[each], mark((ROOT / "requirements" / f"{each}.txt").read_bytes(), *recipe))
@@ -83,6 +84,8 @@ def install(name: str) -> None:
             f"tbeast: pip could not install requirements/{name}.txt (its words stand above); status {error.returncode}"
         )
     stamps[name].write_text(wanted)
+    if not list((ROOT / "tbeast" / "native").glob("_lanes.*.so")):
+        print("tbeast: the native parts were not built (no C compiler?): everything works without, more slowly")
 
 
 def main(arguments: list[str]) -> None:

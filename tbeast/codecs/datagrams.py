@@ -42,6 +42,8 @@ LARGEST: Final = 1_200
 
 LONGEST_ID: Final = 64
 LONGEST_KEY: Final = 128
+LONGEST_NUMBER: Final = 18
+"""How many digits an id has at most that comes back as a number."""
 
 EMPTY: Final = "empty"
 OVERSIZED: Final = "oversized"
@@ -53,9 +55,11 @@ REPLAYED: Final = "replayed"
 MEMORY_FULL: Final = "memory_full"
 SHORT_QUESTION: Final = "short_question"
 UNSENDABLE: Final = "unsendable"
+STOPPING: Final = "stopping"
 
 DROPS: Final = (
     EMPTY, OVERSIZED, UNREADABLE, BAD_KEY, BAD_MAC, UNTIMELY, REPLAYED, MEMORY_FULL, SHORT_QUESTION, UNSENDABLE,
+    STOPPING,
 )  # fmt: skip
 """Every reason for which a datagram gets no answer."""
 
@@ -100,6 +104,22 @@ def parse(datagram: bytes) -> Question | str:
     if first == 0x7E:
         return _signed(datagram.rstrip(b"\r\n"))
     return _text(datagram.rstrip(b"\r\n"))
+
+
+def is_number(id_text: bytes) -> bool:
+    """Whether the id of a text question is certain to stand in the answer as it is written: a plain integer, not
+    negative. Quicker than to read it.
+    """
+    return id_text.isdigit() and len(id_text) <= LONGEST_NUMBER and (id_text[0] != 0x30 or len(id_text) == 1)
+
+
+def spelling_of(datagram: bytes) -> bytes | None:
+    """How a question in text writes its asset; C{None} if it is in another form, or a line end may be part of it."""
+    if datagram[:1] in (b"{", b"~"):
+        return None
+    _, _, asked = datagram.partition(b"|")
+    spelling = asked.partition(b"|")[0]
+    return None if spelling.endswith((b"\r", b"\n")) else spelling
 
 
 def refusal(code: str, id_json: bytes) -> bytes:

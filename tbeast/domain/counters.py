@@ -6,7 +6,7 @@ One dictionary and one addition an event. The names, their labels and what they 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 FAMILIES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
@@ -21,6 +21,8 @@ FAMILIES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "rest_requests": ("REST questions asked of exchanges, by outcome", ("exchange", "outcome")),
     "requests": ("Questions answered", ("service", "protocol", "status")),
     "udp_dropped": ("Datagrams dropped without an answer, by reason", ("service", "reason")),
+    "udp_kernel_drops": ("Datagrams that the kernel dropped because the port's receive buffer was full", ("service",)),
+    "lane_connections": ("Connections of the native lane, by what became of them", ("outcome",)),
     "lookups": ("Prices given out, by where they were found", ("tier",)),
     "publications": ("Quotes rendered onto the shelf", ()),
     "cache_questions": ("Questions to Valkey, by what became of them", ("outcome",)),
@@ -45,10 +47,12 @@ class Counters:
     """The process's counters.
 
     @ivar counts: (family, label values...) to a number; for the hot paths, which add to it directly.
+    @ivar gather: called before anything is read: whoever counts somewhere else meanwhile brings it in then.
     """
 
     def __init__(self) -> None:
         self.counts: dict[tuple[str, ...], int] = {}
+        self.gather: Callable[[], object] = lambda: None
 
     def count(self, family: str, *labels: str, by: int = 1) -> None:
         """Add to one counter.
@@ -61,13 +65,16 @@ class Counters:
 
     def value(self, family: str, *labels: str) -> int:
         """Read one counter; 0 if nothing was counted."""
+        self.gather()
         return self.counts.get((family, *labels), 0)
 
     def total(self, family: str) -> int:
         """Read one family's counters, added up over its labels."""
+        self.gather()
         return sum(number for key, number in self.counts.items() if key[0] == family)
 
     def family(self, family: str) -> Iterator[tuple[tuple[str, ...], int]]:
         """Each label tuple of one family with its number, in order."""
+        self.gather()
         for key in sorted(key for key in self.counts if key[0] == family):
             yield key[1:], self.counts[key]

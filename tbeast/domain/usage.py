@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from itertools import islice
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 from uuid import UUID
 
 from attrs import frozen
@@ -101,14 +101,34 @@ def make_batch_id(now: float, random_bytes: Callable[[int], bytes]) -> str:
     return f"{int(now * 1000.0):012x}{random_bytes(6).hex()}"
 
 
+class Tallies(Protocol):
+    """Counts of answered requests that are kept outside of the ledger, until somebody asks for them."""
+
+    @property
+    def kinds(self) -> int:
+        """How many rows L{drain} would give."""
+
+    def drain(self) -> list[Row]:
+        """Take out what was counted; rows of one hour differ in their kinds."""
+
+    def tell(self) -> bytes:
+        """What was counted since this was asked last and not drained yet, which drain gives all the same.
+
+        Rows as in L{tbeast.codecs.usagenotes.encode}; those of the same kind and hour in what is told add up to the row
+        that L{drain} gives, and they come in the order of L{drain}. C{at} is always that of the first request.
+        """
+
+
 class Ledger:
     """What was answered and has not left yet.
 
     @ivar is_closed: whether nothing leaves any more, so that nobody may be answered whose answer is to be counted.
+    @ivar beside: what is counted outside of it meanwhile; C{None}: nothing.
     """
 
     def __init__(self, most_kinds: int = MOST_KINDS) -> None:
         self.is_closed = False
+        self.beside: Tallies | None = None
         self._most_kinds = most_kinds
         self._size = 0
         # by the number of the clock hour; the open one is where the present falls
@@ -119,11 +139,12 @@ class Ledger:
 
     def __len__(self) -> int:
         """How many entries wait."""
-        return self._size
+        return self._size if self.beside is None else self._size + self.beside.kinds
 
     @property
     def requests(self) -> int:
         """How many requests wait."""
+        self.gather()
         return sum(int(entry[1]) for window in self._windows.values() for entry in window.values())
 
     def count(
@@ -157,8 +178,23 @@ class Ledger:
         if response_us > entry[3]:
             entry[3] = response_us
 
-    def cut(self, most_rows: int) -> list[Row]:
-        """Take out the rows that have waited longest, up to so many."""
+    @property
+    def own(self) -> int:
+        """How many entries wait that were not counted beside it."""
+        return self._size
+
+    def gather(self) -> None:
+        """Take in what was counted beside it."""
+        if self.beside is not None:
+            self.put_back(self.beside.drain())
+
+    def cut(self, most_rows: int, gathers: bool = True) -> list[Row]:
+        """Take out the rows that have waited longest, up to so many.
+
+        @param gathers: whether what was counted beside it is among them.
+        """
+        if gathers:
+            self.gather()
         rows: list[Row] = []
         for hour in sorted(self._windows):
             window = self._windows[hour]
@@ -176,7 +212,7 @@ class Ledger:
         return rows
 
     def put_back(self, rows: Iterable[Row]) -> None:
-        """Take rows in again that could not go anywhere; they merge with what waits, hour by hour."""
+        """Take in rows that were counted elsewhere, or could not go anywhere; they merge with what waits, by the hour."""
         for kind, at, requests, total, longest in rows:
             window = self._windows.setdefault(int(at // WINDOW_SECONDS), {})
             place: _Plain = kind
@@ -212,6 +248,33 @@ def batches_of(
         Batch(make_batch_id(now, random_bytes), node, tuple(rows[start : start + most_rows]))
         for start in range(0, len(rows), most_rows)
     ]
+
+
+CYCLE_DIGITS: Final = 20
+"""How much of a batch's id is that of its cycle, if it has one."""
+
+
+def make_cycle_id(now: float, random_bytes: Callable[[int], bytes]) -> str:
+    """Make an id for rows that wait to leave together, in batches whose ids are made of it."""
+    return make_batch_id(now, random_bytes)[:CYCLE_DIGITS].ljust(2 * BATCH_ID_BYTES, "0")
+
+
+def batch_of_cycle(cycle: str, number: int, node: str, rows: list[Row]) -> Batch:
+    """The batch with the C{number}th L{MOST_ROWS} of a cycle's rows: the same for the same rows."""
+    start = number * MOST_ROWS
+    return Batch(f"{cycle[:CYCLE_DIGITS]}{number:04x}", node, tuple(rows[start : start + MOST_ROWS]))
+
+
+def added_up(rows: Iterable[Row]) -> list[Row]:
+    """One row for each kind and hour, in the order in which they first appear."""
+    entries: dict[tuple[Kind, int], _Entry] = {}
+    for kind, at, requests, total, longest in rows:
+        entry = entries.setdefault((kind, int(at // WINDOW_SECONDS)), [at, 0, 0, 0])
+        entry[0] = min(entry[0], at)
+        entry[1] += requests
+        entry[2] += total
+        entry[3] = max(entry[3], longest)
+    return [_row(kind, entry) for (kind, _), entry in entries.items()]
 
 
 OK: Final = "ok"

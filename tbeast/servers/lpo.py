@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from math import ceil
+from types import MappingProxyType
 from typing import Any, ClassVar, Final
 
 from twisted.internet.defer import Deferred
@@ -59,7 +60,9 @@ class KeyedPage(Page):
             request.refuse(key)
             return
         now = self._now()
-        verdict = request.verdict = self._gate.admit(key, now)
+        verdict = request.verdict
+        if verdict is None:
+            verdict = request.verdict = self._gate.admit(key, now)
         if verdict.outcome in (KEYS_UNAVAILABLE, UNMETERED):
             request.responseHeaders.setRawHeaders(b"Retry-After", [b"%d" % ceil(verdict.retry_after_seconds)])
             request.refuse(Problem(verdict.outcome, _WHY_NOT[verdict.outcome]))
@@ -264,12 +267,16 @@ def _categories(assets: AssetMap) -> bytes:
 class StatsPage(KeyedPage):
     """C{GET /stats}: this node's counters."""
 
-    def __init__(self, gate: Gate, now: Now, answers: Answers, counters: Counters, feeds: Feeds, node: str) -> None:
+    def __init__(
+        self, gate: Gate, now: Now, answers: Answers, counters: Counters, feeds: Feeds, node: str,
+        about: Mapping[str, str],
+    ) -> None:  # fmt: skip
         super().__init__(gate, now)
         self._answers = answers
         self._counters = counters
         self._feeds = feeds
         self._node = node
+        self._about = about
         self._started_at = now()
 
     def answer_admitted(self, request: WebRequest, now: float) -> None:
@@ -282,6 +289,7 @@ class StatsPage(KeyedPage):
             "node": self._node,
             "timestamp": replies.timestamp(now),
             "uptime_seconds": round(max(now - self._started_at, 0.0), 3),
+            **self._about,
             "assets": qualities,
             "feeds": {status.exchange: status.state for status in self._feeds()},
             "counters": {
@@ -303,15 +311,19 @@ def lpo_pages(
     feeds: Feeds,
     now: Now,
     node: str,
+    about: Mapping[str, str] = MappingProxyType({}),
 ) -> Mapping[bytes, Resource]:
-    """Make every page of the price surface, by the name it stands under."""
+    """Make every page of the price surface, by the name it stands under.
+
+    @param about: what /stats says of the process beside its counters.
+    """
     return {
         b"price": PricePage(gate, now, answers),
         b"prices": PricesPage(gate, now, answers, node),
         b"exchanges": ExchangesPage(answers, feeds),
         b"asset-categories": CategoriesPage(answers),
         b"explain": ExplainPage(gate, now, answers),
-        b"stats": StatsPage(gate, now, answers, counters, feeds, node),
+        b"stats": StatsPage(gate, now, answers, counters, feeds, node, about),
     }
 
 

@@ -52,10 +52,14 @@ _TOO_LARGE: Final = Problem("body_too_large", f"A body has at most {LARGEST_BODY
 
 @implementer(IHalfCloseableProtocol)
 class WebChannel(HTTPChannel):
-    """One client's connection."""
+    """One client's connection.
+
+    @ivar spent: what the gate has said already of the request that will be read next.
+    """
 
     site: WebSite
     maxHeaders = 100
+    spent: Verdict | None = None
     _in_a_row = 0
     _is_half_closed = False
     _going_on: IDelayedCall | None = None
@@ -79,6 +83,8 @@ class WebChannel(HTTPChannel):
             self._plan()
         elif self._is_half_closed and not more:
             self.loseConnection()
+        elif self._waitingForTransport and self.persistent:
+            self._networkProducer.pauseProducing()  # which twisted.web leaves out while a request is under way
 
     def readConnectionLost(self) -> None:
         """The client sends no more, but may wait for answers: what it has asked is answered before the end."""
@@ -209,7 +215,7 @@ class WebRequest(Request):
     @ivar query: what stands after the C{?}, as it came.
     @ivar is_too_large: whether its body was larger than L{LARGEST_BODY}, and was not kept.
     @ivar is_gone: whether the client went away, or was cut off.
-    @ivar verdict: what the gate said of it, if it was asked.
+    @ivar verdict: what the gate said of it, if it was asked; it is not asked again.
     @ivar asset: the known asset that it asks for, for the ledger, as are C{source} and C{tier} of the answer.
     @ivar began_at: when it was read.
     """
@@ -266,8 +272,9 @@ class WebRequest(Request):
         """Find the resource and let it answer."""
         self.site = site = self.channel.site
         self.began_at = site.now()
+        self.verdict, self.channel.spent = self.channel.spent, None
         self.responseHeaders.setRawHeaders(b"Server", [b"tbeast"])
-        self.responseHeaders.setRawHeaders(b"Date", [site.date()])
+        self.responseHeaders.setRawHeaders(b"Date", [site.date(self.began_at)])
         self.prepath = []
         self.postpath = [unquote_to_bytes(part) for part in self.path[1:].split(b"/")]
         try:
@@ -376,9 +383,9 @@ class WebSite(Site):
         self._counters = counters
         self._date = (0, b"")
 
-    def date(self) -> bytes:
-        """The time for the Date header, written once a second."""
-        second = int(self.now())
+    def date(self, now: float | None = None) -> bytes:
+        """The time for the Date header, written once a second; C{now} if it is known already."""
+        second = int(self.now() if now is None else now)
         if second != self._date[0]:
             self._date = (second, formatdate(second, usegmt=True).encode("ascii"))
         return self._date[1]

@@ -51,6 +51,7 @@ class Keyring:
     @ivar is_complete: whether a key that is not here is a bad key. False from when somebody has undertaken to load
         keys until they are loaded.
     @ivar digests_xor: the exclusive or of the SHA-256s of all of the store's keys here, as a number.
+    @ivar withdrawn: told at once of every account that its key does not lead to any more, be it revoked or changed.
     """
 
     log = Logger()
@@ -63,6 +64,7 @@ class Keyring:
         """
         self.is_complete = True
         self.digests_xor = 0
+        self.withdrawn: Callable[[Account], object] = lambda account: None
         self._by_digest: dict[bytes, Account] = {}
         self._by_id: dict[str, Account] = {}
         self._own: dict[str, Account] = {}
@@ -102,8 +104,11 @@ class Keyring:
                 self._hide(self._records[key_id].account)
         self._own[account.key_id] = account
         self._own_digests.add(account.digest)
+        replaced = self._by_digest.get(account.digest)
         self._by_digest[account.digest] = account
         self._by_id[account.key_id] = account
+        if replaced is not None:
+            self.withdrawn(replaced)
 
     # The store's keys.
 
@@ -230,6 +235,7 @@ class Keyring:
         if self._by_digest.get(account.digest) is account:
             del self._by_digest[account.digest]
             del self._by_id[account.key_id]
+            self.withdrawn(account)
 
     def _tell_of(self, account: Account) -> None:
         if account.key_id not in self._told:

@@ -9,15 +9,21 @@ The rules:
    it stays in the ledger, where it merges; both are tried again all the time.
  - After L{GRACE_SECONDS} of that, usage is I{unmetered}: an alarm in the log, a counter, and L{UsageWriter.metered},
    by which the gate may refuse to serve.
+ - Where there are more than L{MANY_KINDS} kinds at a time beside the ledger, they do not leave at each round, in almost
+   as many rows as there were requests: they merge for a I{cycle} of L{CYCLE_SECONDS}, and each round's share of them is
+   noted on disk until they leave together. To the end of the process this is the same; to the database it is a row a
+   kind and cycle.
  - The stop is a last round, and a time in which all that can be written is. Then the ledger is closed: what could not
    be recorded any more is not answered.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, Protocol
 
+from attrs import define
 from twisted.application.service import Service
 from twisted.internet.defer import ensureDeferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -35,7 +41,11 @@ from tbeast.domain.usage import (
     Ledger,
     MeteringStatus,
     NotSpooled,
+    Row,
+    added_up,
+    batch_of_cycle,
     batches_of,
+    make_cycle_id,
 )
 from tbeast.interfaces import Chance, Now, UsageCounters, UsageStore, Written
 from tbeast.services.periodic import Periodic
@@ -49,9 +59,59 @@ SYNC_SECONDS: Final = 1.0
 JOURNAL_RETRY_SECONDS: Final = 1.0
 GRACE_SECONDS: Final = 5.0
 
+MANY_KINDS: Final = 600
+MOST_KINDS: Final = 24_000
+"""So many end a cycle at once."""
+CYCLE_SECONDS: Final = 3.0
+
 STOP_SECONDS: Final = 8.0
 STOP_LOOK_SECONDS: Final = 0.05
 LAST_SYNC_SECONDS: Final = 1.0
+
+class UsageNotes(Protocol):
+    """What is needed of the notes; nothing of it waits, or raises."""
+
+    def left(self) -> list[tuple[str, list[Row]]]:
+        """The cycles that an earlier process has not ended, and their rows."""
+
+    def append(self, cycle: str, rows: bytes) -> NotSpooled | None:
+        """Note rows of a cycle."""
+
+    def end(self, cycle: str) -> None:
+        """Its rows are kept elsewhere now."""
+
+    def unsynced(self) -> Callable[[], None] | None:
+        """What has to be done, in a thread, so that a loss of power takes nothing; it may raise C{OSError}."""
+
+    def synced(self) -> None:
+        """That has worked, for the journal too."""
+
+    def close(self) -> None:
+        """Write no more."""
+
+
+@define(eq=False)
+class _Cycle:
+    """A cycle whose rows leave.
+
+    @ivar rows: all of them.
+    @ivar gone: how many batches of them have left.
+    """
+
+    id: str
+    rows: list[Row]
+    gone: int = 0
+
+    @property
+    def next(self) -> range:
+        """The numbers of the batches that leave next."""
+        return range(self.gone, min(self.gone + ROWS_A_TURN // MOST_ROWS, -(-len(self.rows) // MOST_ROWS)))
+
+    @property
+    def waiting(self) -> list[Row]:
+        """What has not left."""
+        return self.rows[self.gone * MOST_ROWS :]
+
 
 InThread = Callable[[Callable[[], None]], Awaitable[None]]
 """Calls something in a thread."""
@@ -81,6 +141,7 @@ class UsageWriter(Service):
         chance: Chance,
         random_bytes: Callable[[int], bytes],
         in_thread: InThread,
+        notes: UsageNotes | None = None,
         most_writes: int = MOST_WRITES,
     ) -> None:
         """Set it up.
@@ -89,6 +150,7 @@ class UsageWriter(Service):
         @param node: the name of this node.
         @param random_bytes: gives so many bytes that nobody else has, for ids.
         @param in_thread: calls what waits for the disk.
+        @param notes: where what merges for a while is noted; without, everything leaves at each round.
         @param most_writes: how many transactions there may be at a time.
         """
         self._ledger = ledger
@@ -99,6 +161,10 @@ class UsageWriter(Service):
         self._now = now
         self._random_bytes = random_bytes
         self._in_thread = in_thread
+        self._notes = notes
+        self._cycle = ""
+        self._cycle_ends_at = 0.0
+        self._ending: deque[_Cycle] = deque()
         self._telling = UsageTelling(heard_usage, usage_counters, counters, now)
         self._drain = UsageDrain(store, journal, counters, clock, chance, self._written, most_writes)
         self._rounds = Periodic("usage writer", self._round, ROUND_SECONDS, clock, counters)
@@ -141,6 +207,8 @@ class UsageWriter(Service):
         @raise tbeast.errors.StateFolderError: when the folder cannot be had.
         """
         self._journal.open()
+        if self._notes is not None:
+            self._ending.extend(_Cycle(cycle, added_up(rows)) for cycle, rows in self._notes.left())
         self._ledger.is_closed = False
         super().startService()  # type: ignore[no-untyped-call]
         self._rounds.startService()
@@ -164,7 +232,7 @@ class UsageWriter(Service):
         self._ledger.is_closed = True
         self._drain.end()
         await self._sync_last()
-        lost = self._ledger.requests + sum(batch.requests for batch in self._drain.unspooled)
+        lost = self._in_memory
         if lost:
             self._counters.count("usage_lost_requests", by=lost)
             self.log.error(
@@ -177,6 +245,14 @@ class UsageWriter(Service):
                 "{batches} batches of usage stay in the journal, for the next start", batches=self._journal.batches
             )
         self._journal.close()
+        if self._notes is not None:
+            self._notes.close()
+
+    @property
+    def _in_memory(self) -> int:
+        """How many requests are nowhere else."""
+        leaving = sum(row.request_count for cycle in self._ending for row in cycle.waiting)
+        return self._ledger.requests + leaving + sum(batch.requests for batch in self._drain.unspooled)
 
     def stopService(self) -> Awaitable[None]:
         """Write what there is.
@@ -188,7 +264,7 @@ class UsageWriter(Service):
         return ensureDeferred(self._stop())
 
     def _all_done(self) -> bool:
-        if len(self._ledger) or self._drain.flying:
+        if len(self._ledger) or self._ending or self._drain.flying:
             return False
         # what the journal has is safe, and whoever stops us need not wait for a database that is away
         return self._drain.idle or (self._drain.away and not self._drain.unspooled)
@@ -209,17 +285,63 @@ class UsageWriter(Service):
         left = False
         if self._may_try_journal():
             self._drain.respool(self._appended)
-        while len(self._ledger) and (self._may_try_journal() or self._may_skip_journal()):
-            rows = self._ledger.cut(ROWS_A_TURN)
+        noted = self._note(to_the_end)
+        while self._ending:
+            left = self._end_some()
+            if not left or not to_the_end:
+                break
+        left |= noted
+        while self._own_or_all(noted) and (self._may_try_journal() or self._may_skip_journal()):
+            rows = self._ledger.cut(ROWS_A_TURN, gathers=not noted)
             batches = batches_of(rows, self._node, self._now(), self._random_bytes, self._batch_rows)
             if not self._taken(batches):
                 self._ledger.put_back(rows)
                 break
             left = True
-            if len(self._ledger) and not to_the_end:
-                self._more = self._clock.callLater(0, self._leave_more)
+            if self._own_or_all(noted) and not to_the_end:
                 break
+        if left and not to_the_end and self._more is None and (self._ending or self._own_or_all(noted)):
+            self._more = self._clock.callLater(0, self._leave_more)
         return left
+
+    def _own_or_all(self, noted: bool) -> int:
+        return self._ledger.own if noted else len(self._ledger)
+
+    def _note(self, to_the_end: bool) -> bool:
+        """Note what is counted beside the ledger, if there is much of it, instead of having it leave.
+
+        @return: whether it may stay.
+        """
+        beside, notes = self._ledger.beside, self._notes
+        if beside is None or notes is None:
+            return False
+        if not self._cycle:
+            if to_the_end or self._ending or beside.kinds <= MANY_KINDS or not self._may_try_journal():
+                return False
+            self._cycle = make_cycle_id(self._now(), self._random_bytes)
+            self._cycle_ends_at = self._clock.seconds() + CYCLE_SECONDS
+        told = beside.tell()
+        refusal = notes.append(self._cycle, told) if told else None
+        if refusal is not None:
+            self._refused(refusal)
+        elif not to_the_end and self._clock.seconds() < self._cycle_ends_at and beside.kinds < MOST_KINDS:
+            return True
+        self._ending.append(_Cycle(self._cycle, beside.drain()))
+        self._cycle = ""
+        return False
+
+    def _end_some(self) -> bool:
+        """Let some of what was noted leave; whether it has."""
+        cycle = self._ending[0]
+        numbers = cycle.next
+        if numbers and not self._taken([batch_of_cycle(cycle.id, each, self._node, cycle.rows) for each in numbers]):
+            return False
+        cycle.gone = numbers.stop
+        if not cycle.next:
+            self._ending.popleft()
+            assert self._notes is not None
+            self._notes.end(cycle.id)
+        return True
 
     def _leave_more(self) -> None:
         self._more = None
@@ -253,17 +375,20 @@ class UsageWriter(Service):
             self.log.failure("usage could not be laid down in the journal")
             refusal = NotSpooled(UNWRITABLE, f"{type(error).__name__}: {error}")
         if refusal is not None:
-            self._counters.count("usage_journal_refusals", refusal.reason)
-            self._journal_retry_at = self._clock.seconds() + JOURNAL_RETRY_SECONDS
-            if not self._journal_error:
-                self.log.error(
-                    "the journal does not take usage, which goes straight to the database: {why}", why=refusal.detail
-                )
-            self._journal_error = refusal.detail
+            self._refused(refusal)
         elif self._journal_error:
             self._journal_error = ""
             self.log.info("the journal takes usage again")
         return refusal
+
+    def _refused(self, refusal: NotSpooled) -> None:
+        self._counters.count("usage_journal_refusals", refusal.reason)
+        self._journal_retry_at = self._clock.seconds() + JOURNAL_RETRY_SECONDS
+        if not self._journal_error:
+            self.log.error(
+                "the journal does not take usage, which goes straight to the database: {why}", why=refusal.detail
+            )
+        self._journal_error = refusal.detail
 
     def _look(self, left: bool) -> None:
         """See how it stands.
@@ -282,7 +407,7 @@ class UsageWriter(Service):
             self.log.critical(
                 "UNMETERED: neither journal nor database takes usage; {requests} requests are in memory alone;"
                 " database: {store}; journal: {journal}",
-                requests=self._ledger.requests + sum(batch.requests for batch in self._drain.unspooled),
+                requests=self._in_memory,
                 store=self._drain.store_error, journal=self._journal_error,
             )  # fmt: skip
         elif metered and not self.metered:
@@ -302,11 +427,10 @@ class UsageWriter(Service):
 
     async def _sync(self) -> None:
         self._telling.tell()
-        work = self._journal.unsynced()
-        if work is None:
-            return
+        works = [work for part in (self._notes, self._journal) if part is not None and (work := part.unsynced())]
         try:
-            await self._in_thread(work)
+            for work in works:
+                await self._in_thread(work)
         except OSError as error:
             self._counters.count("usage_journal_sync_failures")
             self._journal.not_synced()
@@ -314,6 +438,8 @@ class UsageWriter(Service):
                 self._syncing_fails = True
                 self.log.error("the disk does not confirm what the journal has written: {why}", why=error)
         else:
+            if self._notes is not None:
+                self._notes.synced()
             if self._syncing_fails:
                 self._syncing_fails = False
                 self.log.info("the disk confirms again what the journal has written")

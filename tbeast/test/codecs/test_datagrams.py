@@ -8,7 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from tbeast.codecs.datagrams import DROPS, LARGEST, LONGEST_ID, Question, parse, refusal, several
+from tbeast.codecs.datagrams import (
+    DROPS,
+    LARGEST,
+    LONGEST_ID,
+    Question,
+    is_number,
+    parse,
+    refusal,
+    several,
+    spelling_of,
+)
 from tbeast.codecs.pricequeries import PriceQuery
 from tbeast.codecs.problems import CODES
 
@@ -97,6 +107,46 @@ class ParseTests(SynchronousTestCase):
         question = parse(f"key|BTC|{identity}".encode())
         assert isinstance(question, Question)
         self.assertEqual(identity, str(json.loads(question.id_json)))
+
+
+class QuickTests(SynchronousTestCase):
+    @settings(max_examples=300, deadline=None)
+    @given(
+        st.binary(max_size=4)
+        | st.integers(0, 10**20).map(lambda number: b"%d" % number)
+        | st.text("0123", max_size=20).map(str.encode)
+    )
+    def test_numbers(self, text: bytes) -> None:
+        """What is said to be one comes back as it stands; and those are all plain integers that are not negative."""
+        read = parse(b"key|BTC|" + text)
+        assert isinstance(read, Question)
+        plain = text.isdigit() and text == b"%d" % int(text) and int(text) < 10**18
+        self.assertEqual(plain, is_number(text))
+        if plain:
+            self.assertEqual((text, ""), (read.id_json, read.fault))
+
+    @settings(max_examples=300, deadline=None)
+    @given(
+        st.sampled_from([b"key|", b"|", b"{|", b"~1|", b""]),
+        st.binary(max_size=3) | st.sampled_from([b"BTC", b"btc/usd", b"BTC\n"]),
+        st.sampled_from([b"", b"|", b"|7", b"|a|b", b"|\n", b"\r\n"]),
+    )
+    def test_spellings(self, key: bytes, asset: bytes, rest: bytes) -> None:
+        """Whoever writes an asset the same way, with any id or none, asks for the same."""
+        question = parse(key + asset + rest)
+        spelling = spelling_of(key + asset + rest)
+        if spelling is None or isinstance(question, str) or question.fault:
+            return
+        for suffix in (b"", b"|7", b"|x"):
+            same = parse(b"key|" + spelling + suffix)
+            assert isinstance(same, Question)
+            self.assertEqual(question.asked, same.asked)
+
+    def test_no_spellings(self) -> None:
+        for datagram in (b"", b"key|BTC\n", b"~1|id|1|BTC|7|" + MAC, b'{"api_key":"key","asset":"BTC","id":"|x"}'):
+            self.assertIn(spelling_of(datagram), (None, b""), datagram)
+        for datagram in (b"key|BTC", b"key|BTC|", b"key|BTC|7\n", b"key|BTC|a|b"):
+            self.assertEqual(b"BTC", spelling_of(datagram), datagram)
 
 
 class AnswerTests(SynchronousTestCase):

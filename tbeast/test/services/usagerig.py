@@ -9,14 +9,16 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
+from msgspec.json import encode
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import Clock
 
-from tbeast.adapters.spool import files
+from tbeast.adapters.spool import files, notes
 from tbeast.adapters.spool.journal import SEGMENT_BYTES, Journal
+from tbeast.adapters.spool.notes import Notes
 from tbeast.domain.counters import Counters
-from tbeast.domain.usage import Batch, Kind, Ledger
+from tbeast.domain.usage import WINDOW_SECONDS, Batch, Kind, Ledger, Row
 from tbeast.errors import CacheUnavailableError, StoreUnavailableError
 from tbeast.interfaces import RefusedRow, Written
 from tbeast.services.usagewriter import ROUND_SECONDS, UsageWriter
@@ -42,6 +44,7 @@ class Store:
         self.mode: str | Exception = "up"
         self.slow_seconds = 2.0
         self.poisoned: set[str] = set()
+        self.first_holds = False  # as in a database; else a batch must be the same each time
         self.at_once = 0
         self.most_at_once = 0
         self.late: dict[IDelayedCall, list[Batch]] = {}
@@ -77,7 +80,8 @@ class Store:
         refused, usage = [], {}
         for batch in batches:
             new = batch.id not in self.batches
-            assert self.batches.setdefault(batch.id, batch) == batch, "one id for two batches"
+            known = self.batches.setdefault(batch.id, batch)
+            assert known == batch or self.first_holds, "one id for two batches"
             for place, row in enumerate(batch.rows):
                 key_id = row.kind.key_id
                 if row.kind.asset == "POISON":
@@ -138,6 +142,46 @@ def done(work: Callable[[], None]) -> Deferred[None]:
     return succeed(None)
 
 
+class Beside:
+    """Counts beside a ledger, as a native part keeps them.
+
+    @ivar untold: how many requests nobody has been told of.
+    """
+
+    def __init__(self) -> None:
+        self._rows: dict[tuple[Kind, int], list[Any]] = {}
+        self._told: dict[tuple[Kind, int], list[int]] = {}
+
+    def count(self, kind: Kind, now: float, took: int) -> None:
+        row = self._rows.setdefault((kind, int(now // WINDOW_SECONDS)), [now, 0, 0, 0])
+        row[1] += 1
+        row[2] += took
+        row[3] = max(row[3], took)
+
+    @property
+    def untold(self) -> int:
+        told = sum(requests for requests, _ in self._told.values())
+        return sum(row[1] for row in self._rows.values()) - told
+
+    @property
+    def kinds(self) -> int:
+        return len(self._rows)
+
+    def drain(self) -> list[Row]:
+        rows = [Row(kind, *row) for (kind, _), row in self._rows.items()]
+        self._rows, self._told = {}, {}
+        return rows
+
+    def tell(self) -> bytes:
+        told = []
+        for place, (at, requests, total, longest) in self._rows.items():
+            known = self._told.get(place, [0, 0])
+            if requests > known[0]:
+                told.append(encode([place[0], at, requests - known[0], total - known[1], longest]))
+                self._told[place] = [requests, total]
+        return b",".join(told)
+
+
 class Rig:
     """One daemon's metering after the other, with one folder, one store and one clock.
 
@@ -146,9 +190,10 @@ class Rig:
 
     def __init__(
         self, folder: Path, patch: Callable[[Any, str, Any], object], limit: int = 10**8, most_kinds: int = 100_000,
-        segment: int = SEGMENT_BYTES,
+        segment: int = SEGMENT_BYTES, counts_beside: bool = False,
     ) -> None:  # fmt: skip
         self.folder = folder
+        self.counts_beside = counts_beside
         self.limit = limit
         self.segment = segment
         self.most_kinds = most_kinds
@@ -159,6 +204,7 @@ class Rig:
         self.cache = Cache()
         self.disk = Disk()
         patch(files, "os", self.disk)
+        patch(notes, "os", self.disk)
         self.heard: list[Mapping[str, tuple[str, int]]] = []
         self.in_thread: Callable[[Callable[[], None]], Deferred[None]] = done
         self.counted = 0
@@ -169,12 +215,16 @@ class Rig:
 
     def start(self) -> UsageWriter:
         self.ledger = Ledger(self.most_kinds)
+        self.beside = Beside()
+        self.notes = Notes(self.folder)
+        if self.counts_beside:
+            self.ledger.beside = self.beside
         self.journal = Journal(self.folder, self.limit, self.counters, self.segment)
         self.writer = UsageWriter(
             ledger=self.ledger, journal=self.journal, store=self.store, usage_counters=self.cache,
             heard_usage=lambda usage: self.heard.append(usage), counters=self.counters, node="node", clock=self.clock,
             now=self.now, chance=lambda: 0.999, random_bytes=self._random_bytes,
-            in_thread=lambda work: self.in_thread(work),
+            in_thread=lambda work: self.in_thread(work), notes=self.notes if self.counts_beside else None,
         )  # fmt: skip
         self.writer.startService()
         return self.writer
@@ -185,7 +235,11 @@ class Rig:
 
     def count(self, requests: int = 1, **kind: object) -> None:
         for _ in range(requests):
-            self.ledger.count(*KIND._replace(**kind), self.now(), 10)  # type: ignore[arg-type]
+            full = KIND._replace(**kind)  # type: ignore[arg-type]
+            if self.counts_beside:
+                self.beside.count(full, self.now(), 10)
+            else:
+                self.ledger.count(*full, self.now(), 10)
         self.counted += requests
 
     def count_kinds(self, number: int) -> None:
@@ -224,6 +278,7 @@ class Rig:
         # the store's answers still come to what is left of it in this test
         self.writer._drain._ended = True
         self.journal._held.clear()
+        self.notes._close()
         for fd in (self.journal._fd, self.journal._lock, *self.journal._left_unsynced):
             if fd is not None and fd >= 0:
                 os.close(fd)

@@ -1,0 +1,1 @@
+"""Native parts: C that may be there or not."""

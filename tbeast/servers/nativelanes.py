@@ -1,0 +1,342 @@
+"""The reactor's side of the native lanes: one descriptor, behind which are all connections and the datagrams.
+
+The native part answers what is plain (see L{tbeast.codecs.hotrequests} for what that is), at once and out of memory.
+Everything else it hands over: a connection with the bytes that were received, which goes on under twisted.web and does
+not come back; a datagram, which the ordinary protocol answers.
+
+Three things keep the two in step:
+
+ - The gate tells which keys are good when it has admitted them (L{LearningGate}), and is told to forget a key at once
+   when anything about it has changed. How a key stands lies in one place, which both read and write.
+ - What was answered natively is counted there, beside the ledger, until the ledger's rows leave.
+ - What the native part was refused was asked at the gate already, and is not asked again.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any, Final, Protocol
+
+from twisted.internet.interfaces import IDelayedCall, IProtocolFactory, IReadDescriptor
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from tbeast.codecs.datagrams import UNSENDABLE
+from tbeast.domain.admission import ADMITTED, OpenStanding, Standing, Verdict
+from tbeast.domain.counters import Counters
+from tbeast.domain.keys import Account
+from tbeast.domain.leases import LeasedStanding, Line
+from tbeast.domain.ratelimits import TokenBucket
+from tbeast.domain.usage import Kind, Ledger, Row
+from tbeast.interfaces import Now
+from tbeast.servers.answers import SHELF
+from tbeast.servers.fastlane import PriceSite
+from tbeast.servers.gate import Gate, Keyring
+
+SERVICE: Final = "lpo"
+EXPIRE_SECONDS: Final = 1.0
+
+
+class Lanes(Protocol):
+    """What the native module gives; its own words say more."""
+
+    shut: bool
+
+    parting: bool
+
+    def turn(self, now: float, date: bytes, /) -> tuple[list[Any], list[Any]] | None:
+        """Serve what is ready; give what must be handed over."""
+
+    def learn(self, key: bytes, key_id: str, standing: Standing, /) -> None:
+        """This key is good."""
+
+    def forget(self, key_id: str, /) -> None:
+        """It may not be any more."""
+
+    @property
+    def kinds(self) -> int:
+        """How many rows L{drain} would give."""
+
+    def drain(self) -> list[tuple[str, str, str, str, float, int, int, int]]:
+        """Take out what was answered."""
+
+    def tell(self) -> bytes:
+        """What was answered since this was asked last, and stays."""
+
+    def expire(self, seconds: float, /) -> int:
+        """End idle connections."""
+
+    def listen(self, descriptor: int, /) -> None:
+        """Take connections."""
+
+    def answer_datagrams(self, descriptor: int, /) -> None:
+        """Take datagrams."""
+
+    def end_accepting(self) -> None:
+        """Take no more connections."""
+
+    def end_listening(self) -> None:
+        """Take no more connections, and end those that there are."""
+
+    def end_datagrams(self) -> None:
+        """Take no more datagrams."""
+
+    def fileno(self) -> int:
+        """What the reactor watches."""
+
+    def figures(self) -> dict[str, int]:
+        """Counts."""
+
+    def close(self) -> None:
+        """End everything."""
+
+
+class LearningGate(Gate):
+    """A gate that tells the lanes whom it has admitted.
+
+    @ivar lanes: who is told.
+    """
+
+    def __init__(self, keyring: Keyring, lanes: Lanes, open_standing: OpenStanding = Standing) -> None:
+        self.lanes = lanes
+        self._learned: set[str] = set()
+        super().__init__(keyring, open_standing)
+
+    @property
+    def is_shut(self) -> bool:
+        """See L{Gate.is_shut}."""
+        return self.lanes.shut
+
+    @is_shut.setter
+    def is_shut(self, is_shut: bool) -> None:
+        self.lanes.shut = is_shut
+
+    def admit(self, key: bytes, now: float) -> Verdict:
+        """Decide on one question asked with C{key}; an admitted one is counted."""
+        verdict = super().admit(key, now)
+        account = verdict.account
+        if verdict.outcome == ADMITTED and account is not None and account.key_id not in self._learned:
+            self._learned.add(account.key_id)
+            self.lanes.learn(key, account.key_id, self._standings[account.key_id])
+        return verdict
+
+    def forget(self, account: Account) -> None:
+        """Whatever is known of this account's key may not hold any more."""
+        if account.key_id in self._learned:
+            self._learned.remove(account.key_id)
+            self.lanes.forget(account.key_id)
+
+
+class _Adopting:
+    """Stands for a factory while one connection is adopted, and keeps the protocol that it made."""
+
+    def __init__(self, factory: IProtocolFactory) -> None:
+        self._factory = factory
+        self.protocol: Any = None
+
+    def buildProtocol(self, addr: Any) -> Any:
+        """Make the protocol."""
+        self.protocol = self._factory.buildProtocol(addr)
+        return self.protocol
+
+
+@implementer(IReadDescriptor)
+class NativeLanes:
+    """The lanes of one process.
+
+    @param lanes: the native part.
+    """
+
+    _log = Logger()
+
+    def __init__(self, lanes: Lanes, reactor: Any, now: Now, ledger: Ledger, counters: Counters) -> None:
+        self._lanes = lanes
+        self._reactor = reactor
+        self._now = now
+        self._ledger = ledger
+        self._counters = counters
+        self._site: Any = None
+        self._family = socket.AF_INET
+        self._protocol: Any = None
+        self._users = 0
+        self._told: dict[str, int] = {}
+        self._is_exhausted = False
+        self._expiry: IDelayedCall | None = None
+        ledger.beside = self
+        counters.gather = self.count
+
+    # What the reactor asks.
+
+    def fileno(self) -> int:
+        """The descriptor that becomes readable when any of ours does."""
+        return self._lanes.fileno()
+
+    def logPrefix(self) -> str:
+        """What a log line of ours begins with."""
+        return "lanes"
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor watches us no more."""
+
+    def doRead(self) -> None:
+        """Something is ready."""
+        found = self._lanes.turn(self._now(), self._site.date() if self._site is not None else _NO_DATE)
+        if found is None:
+            return
+        left, others = found
+        for descriptor, received, unsent, verdict in left:
+            try:
+                self._adopt(descriptor, received, unsent, verdict)
+            except Exception:
+                self._log.failure("a connection could not be taken over from the native lane")
+        for datagram, sender, verdict in others:
+            try:
+                if verdict is None:
+                    self._protocol.datagramReceived(datagram, sender)
+                else:
+                    self._protocol.received_with(verdict, datagram, sender, self._now())
+            except Exception:
+                self._log.failure("a datagram could not be answered")
+
+    # Connections.
+
+    @property
+    def connections(self) -> int:
+        """How many there are in the lane."""
+        return self._lanes.figures()["connections"]
+
+    def take_connections(self, port: Any, site: PriceSite) -> None:
+        """Serve the connections of a port; those that leave the lane are C{site}'s."""
+        self._site = site
+        self._family = port.addressFamily
+        port.stopReading()
+        # what is accepted has it from the port: no answer waits for an acknowledgement of the one before
+        port.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._lanes.listen(port.fileno())
+        self._begin()
+        self._plan_expiry()
+
+    def part(self) -> None:
+        """Take no more connections; those that there are end with their next answer."""
+        self._lanes.parting = True
+        self._lanes.end_accepting()
+
+    def end_connections(self) -> None:
+        """Take no more connections, and end those that there are."""
+        if self._expiry is None:
+            return
+        self._lanes.end_listening()
+        self._expiry.cancel()
+        self._expiry = None
+        self._end()
+
+    def _adopt(self, descriptor: int, received: bytes, unsent: bytes, verdict: Verdict | None) -> None:
+        adopting = _Adopting(self._site)
+        try:
+            self._reactor.adoptStreamConnection(descriptor, self._family, adopting)
+        except OSError:
+            return  # the client is gone already
+        finally:
+            os.close(descriptor)
+        channel = adopting.protocol
+        if unsent:
+            channel.transport.write(unsent)
+        if received:
+            channel.go_on(received, verdict)
+
+    def _plan_expiry(self) -> None:
+        self._expiry = self._reactor.callLater(EXPIRE_SECONDS, self._expire)
+
+    def _expire(self) -> None:
+        self._plan_expiry()
+        self._lanes.expire(float(self._site.timeOut))
+        exhausted = self._lanes.figures()["exhausted"]
+        if (exhausted > self._told.get("exhausted", 0)) != self._is_exhausted:
+            self._is_exhausted = not self._is_exhausted
+            if self._is_exhausted:
+                self._log.error("no descriptors are left for more connections; those that wait are taken when some end")
+            else:
+                self._log.info("there are descriptors for connections again")
+        self.count()
+
+    # Datagrams.
+
+    def take_datagrams(self, port: Any, protocol: Any) -> None:
+        """Answer the datagrams of a port; what is not plain is C{protocol}'s."""
+        self._protocol = protocol
+        port.stopReading()
+        self._lanes.answer_datagrams(port.fileno())
+        self._begin()
+
+    def end_datagrams(self) -> None:
+        """Take no more datagrams."""
+        if self._protocol is not None:
+            self._protocol = None
+            self._lanes.end_datagrams()
+            self._end()
+
+    def _begin(self) -> None:
+        self._users += 1
+        if self._users == 1:
+            self._reactor.addReader(self)
+
+    def _end(self) -> None:
+        self._users -= 1
+        if not self._users:
+            self._reactor.removeReader(self)
+
+    # Books.
+
+    @property
+    def kinds(self) -> int:
+        """See L{tbeast.domain.usage.Tallies.kinds}."""
+        return self._lanes.kinds
+
+    def drain(self) -> list[Row]:
+        """See L{tbeast.domain.usage.Tallies.drain}."""
+        return [
+            Row(Kind(key_id, SERVICE, protocol, asset, source, SHELF, 200, True), at, requests, total, longest)
+            for key_id, protocol, asset, source, at, requests, total, longest in self._lanes.drain()
+        ]
+
+    def tell(self) -> bytes:
+        """See L{tbeast.domain.usage.Tallies.tell}."""
+        return self._lanes.tell()
+
+    def count(self) -> None:
+        """Bring what has happened natively into the counters."""
+        figures = self._lanes.figures()
+        counts = self._counters.counts
+        for name, keys in _COUNTED.items():
+            more = figures[name] - self._told.get(name, 0)
+            if more:
+                self._told[name] = figures[name]
+                for key in keys:
+                    counts[key] = counts.get(key, 0) + more
+
+
+_COUNTED: Final = {
+    "requests": (("requests", SERVICE, "http", "200"), ("lookups", SHELF)),
+    "answers": (("requests", SERVICE, "udp", "200"), ("lookups", SHELF)),
+    "unsendable": (("udp_dropped", SERVICE, UNSENDABLE), ("lookups", SHELF)),
+    "accepted": (("lane_connections", "accepted"),),
+    "left": (("lane_connections", "left"),),
+    "idled": (("lane_connections", "idle"),),
+    "exhausted": (("lane_connections", "no_descriptor"),),
+}
+"""A figure of the native part: the counters that it adds to."""
+
+_NO_DATE: Final = b"Thu, 01 Jan 1970 00:00:00 GMT"
+
+
+def open_lanes(module: Any, shelf: Any, secret: bytes) -> Lanes:
+    """Make the native part.
+
+    @param module: as L{tbeast.native.loading.load} gives it.
+    @param shelf: the memory of a L{tbeast.domain.sharedshelf.SharedShelf}.
+    @param secret: 16 bytes that nobody else has; keys are found by their hash under it.
+    """
+    lanes: Lanes = module.Lanes(shelf, secret, Standing, TokenBucket, LeasedStanding, Line)
+    return lanes
