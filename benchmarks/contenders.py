@@ -250,22 +250,29 @@ def _insert_keys(bench: Bench, state: Path) -> None:
         connection.close()
 
 
-def _recorded(bench: Bench, state: Path) -> int:
-    """How many questions stand in the table, once their number has stopped growing."""
+def _recorded(bench: Bench, state: Path, health: int) -> int:
+    """How many questions stand in the table, once the daemon has nothing left to write."""
+    until = time.monotonic() + SETTLE_SECONDS
+    while _waiting(health) and time.monotonic() < until:
+        time.sleep(0.2)
     connection = _connected(state)
-    connection.autocommit = True
-    before, until = -1, time.monotonic() + SETTLE_SECONDS
     try:
         with connection.cursor() as cursor:
-            while True:
-                cursor.execute("SELECT coalesce(sum(request_count), 0)::bigint FROM usage_logs")
-                now = int(cursor.fetchone()[0])
-                if now == before or time.monotonic() > until:
-                    return now
-                before = now
-                time.sleep(0.5)
+            cursor.execute("SELECT coalesce(sum(request_count), 0) FROM usage_logs")
+            return int(cursor.fetchone()[0])
     finally:
         connection.close()
+
+
+def _waiting(health: int) -> float:
+    """What waits in the daemon, in the ledger or in the journal."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{health}/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(
+        float(line.split()[1])
+        for line in lines
+        if line.startswith(("tbeast_usage_waiting_rows ", "tbeast_usage_spooled_batches "))
+    )
 
 
 def _why_no_native_parts() -> str:
@@ -286,8 +293,9 @@ def _daemon(name: str, title: str, settings: Callable[[int], Mapping[str, str]],
                 _wait_for_all_assets(int(ports["HEALTH_PORT_LPO"]), process, bench)
                 _insert_keys(bench, Path(state))
                 time.sleep(QUIET_SECONDS)
+                health = int(ports["HEALTH_PORT_LPO"])
                 protocols = {HTTP: int(ports["TCP_PORT_LPO"]), UDP: int(ports["UDP_PORT_LPO"])}
-                yield Running(process, protocols, bench.cores.all, lambda: _recorded(bench, Path(state)))
+                yield Running(process, protocols, bench.cores.all, lambda: _recorded(bench, Path(state), health))
 
     def why_not() -> str:
         try:

@@ -1,17 +1,20 @@
 """The one place where concrete classes meet: settings in, the daemon out.
 
 Start, in this order: what stands behind the surface (see L{tbeast.accounting}), the lab (when it feeds us), publishing,
-the feeds, the fallback, the listeners.
+the feeds, the fallback, the listeners; where there are workers (see L{tbeast.worker}), they listen, and this process is
+their hub.
 Stop is the reverse, one after the other, each waited for with a limit: listeners close first.
 """
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from importlib import metadata
 from importlib.resources import files
+from mmap import mmap
 from typing import Any
 
 from attrs import evolve
@@ -19,37 +22,54 @@ from twisted.application.service import IService
 from twisted.logger import Logger
 
 from tbeast.accounting import Accounting
+from tbeast.adapters.cache.leases import ValkeyLeases
+from tbeast.adapters.cache.memoryleases import MemoryLeases
 from tbeast.adapters.feeds.rest import HttpFetcher
 from tbeast.adapters.feeds.websocket import WebSocketDialer
+from tbeast.adapters.hub.link import Link
+from tbeast.adapters.hub.shared import WorkerPorts, make_memory, mapped
+from tbeast.adapters.hub.spentmacs import BYTES as MACS_BYTES
 from tbeast.codecs import replies
 from tbeast.codecs.exchanges.base import Exchange, RestCodec, SocketCodec
 from tbeast.codecs.exchanges.registry import EXCHANGES
+from tbeast.codecs.hubwords import MACS, SHELF, State
 from tbeast.domain.assetmap import AssetMap, parse
+from tbeast.domain.backing import PartStatus
 from tbeast.domain.board import Board
 from tbeast.domain.counters import Counters
 from tbeast.domain.freshness import Limits
+from tbeast.domain.keys import account_of
 from tbeast.domain.pricing import TRUST, Pricer
 from tbeast.domain.readyreplies import Shelf
+from tbeast.domain.sharedshelf import BYTES, SharedShelf, TwinShelf
 from tbeast.interfaces import Chance, Now
 from tbeast.servers.answers import Answers
 from tbeast.servers.gate import Gate
 from tbeast.servers.health import Health, health_tree
+from tbeast.servers.lpo import lpo_pages
 from tbeast.servers.metrics import Metrics
+from tbeast.servers.nativelanes import LearningGate, NativeLanes, open_lanes
+from tbeast.servers.relay import RELAYED, AnswerRelay
 from tbeast.services.assetmaps import AssetMaps
 from tbeast.services.companion import Companion
 from tbeast.services.fallback import Fallback, RestDesk
 from tbeast.services.feeds import ExchangeFeed, Feeds
+from tbeast.services.hub import Hub
 from tbeast.services.lifecycle import Called, OrderedServices
 from tbeast.services.periodic import Periodic
 from tbeast.services.priceflush import FLUSH_SECONDS, PriceFlush
 from tbeast.services.pricelookup import PriceLookup
 from tbeast.services.publishing import SLICES, Publishing
 from tbeast.services.reloading import Reload, Reloading
-from tbeast.settings import LAB, REFUSE, SERVER_TYPES, ExchangeAddress, Settings
-from tbeast.surface import Behind, BoundPorts, Surface
+from tbeast.services.workerkeys import KeyWatch
+from tbeast.services.workerprocess import Means
+from tbeast.services.workers import Rolling, Workers, cores
+from tbeast.settings import AUTO, LAB, REFUSE, SERVER_TYPES, SETTINGS, ExchangeAddress, Settings
+from tbeast.surface import BACKLOG, Behind, BoundPorts, Surface, native_parts
 
 METERING_WATCH_SECONDS = 0.1
 LAB_COMMAND = (sys.executable, "-m", "tbeast.lab", "--parent")
+WORKER_COMMAND = (sys.executable, "-m", "tbeast.commands.worker")
 
 
 class PlacedExchange:
@@ -112,10 +132,19 @@ class Assembly:
 
         self.assets = load_assets()
         self.counters = Counters()
-        self.accounting = Accounting(settings, reactor, now, random, self.counters, new_id())
+        life = new_id()
+        self.accounting = Accounting(settings, reactor, now, random, self.counters, life)
         self.board = Board(self.assets, Limits(settings.max_price_age_seconds), TRUST)
         self.pricer = Pricer(self.board)
+        count = worker_count(settings)
+        self.memory = make_memory(BYTES) if count > 1 else None
         self.shelf = Shelf()
+        parts, self.why_not_native = native_parts(settings) if count == 1 else (None, "the workers have them")
+        shared = mmap(-1, BYTES) if parts is not None else None
+        if self.memory is not None:
+            self.shelf = TwinShelf(SharedShelf(mapped(self.memory, BYTES, writable=True)))
+        elif shared is not None:
+            self.shelf = TwinShelf(SharedShelf(memoryview(shared)))
         self.publishing = Publishing(
             self.board, self.pricer, self.shelf, partial(replies.render, simulated=self.simulated), self.counters,
             reactor, now,
@@ -144,6 +173,12 @@ class Assembly:
 
         self.demo_key = self.accounting.demo_key
         self.gate = Gate(self.accounting.keyring, self.accounting.open_standing)
+        self.native: NativeLanes | None = None
+        if parts is not None:
+            lanes = open_lanes(parts, shared, os.urandom(16))
+            self.gate = gate = LearningGate(self.accounting.keyring, lanes, self.accounting.open_standing)
+            self.accounting.keyring.withdrawn = gate.forget
+            self.native = NativeLanes(lanes, reactor, now, self.accounting.ledger, self.counters)
         self.accounting.heard_usage = self.gate.heard_usage
         self.flush = PriceFlush(self.shelf, self.accounting.prices, now)
         self.flushing = Periodic("price flush", self.flush.flush, FLUSH_SECONDS, reactor, self.counters)
@@ -156,7 +191,7 @@ class Assembly:
         )  # fmt: skip
         self.maps = AssetMaps(
             self.accounting.asset_reader(self.assets), self.assets,
-            [self.publishing.adopt, self.answers.adopt, self.feeds.adopt], reactor, self.counters,
+            [self.publishing.adopt, self.answers.adopt, self.feeds.adopt, self._workers_adopt], reactor, self.counters,
             lambda: float(self.accounting.parameters.value("application_parameter_interval_minutes")),
         )  # fmt: skip
 
@@ -164,8 +199,76 @@ class Assembly:
             gate=self.gate, answers=self.answers, ledger=self.accounting.ledger, feeds=self.feeds.status,
             counters=self.counters, now=now, new_id=new_id,
             idle_seconds=lambda: float(self.accounting.parameters.value("http_idle_timeout_seconds")),
+            native=self.native,
         )  # fmt: skip
         self.surface = Surface(settings, reactor, behind, BoundPorts(reactor, settings.listen))
+        self.workers = None if self.memory is None else self._with_workers(count, self.memory, life)
+
+    def _with_workers(self, count: int, memory: int, life: str) -> Workers:
+        """Have workers serve, and this process be their hub: none of the nodes that share limits itself."""
+        settings, accounting, reactor, now = self.settings, self.accounting, self.reactor, self.now
+        accounting.limits = None
+        pages = lpo_pages(
+            gate=self.gate, answers=self.answers, counters=self.counters, feeds=self.feeds.status, now=now,
+            node=settings.cluster_node,
+        )  # fmt: skip
+        hub = Hub(
+            settings=settings,
+            keys=KeyWatch(accounting.keyring, [account_of(key.key, key.tier, key.name) for key in settings.keys]),
+            assets=self.assets,
+            ledger=accounting.ledger,
+            counters=self.counters,
+            limits=MemoryLeases(now) if accounting.cache is None else ValkeyLeases(accounting.cache),
+            relay=AnswerRelay(self.answers, {name: pages[name] for name in RELAYED}, now),
+            state=self._state,
+            life=life,
+            nodes=settings.cluster_nodes * count,
+            clock=reactor,
+            now=now,
+        )
+
+        def heard_usage(usage: Mapping[str, tuple[str, int]]) -> None:
+            self.gate.heard_usage(usage)
+            hub.heard_usage(usage)
+
+        accounting.heard_usage = heard_usage
+        # what waits in a worker and what waits here are together no older than what the parameter says
+        accounting.parameters.on_change(
+            "usage_log_flush_ms", lambda _: accounting.writer.set_round(self._count_seconds())
+        )
+        accounting.writer.set_round(self._count_seconds())
+        environ = {name: text for name, text in os.environ.items() if name not in SETTINGS}
+        shared = {SHELF: memory, MACS: make_memory(MACS_BYTES)}
+        return Workers(
+            hub=hub, count=count, node=settings.cluster_node,
+            means=Means(reactor, WORKER_COMMAND, environ, shared, Link),
+            ports=WorkerPorts(
+                settings.listen, settings.tcp_port_lpo, settings.udp_port_lpo, count, BACKLOG, reactor
+            ),
+            counters=self.counters, now=now,
+        )  # fmt: skip
+
+    def _state(self) -> State:
+        parameters = self.accounting.parameters
+        return State(
+            self.accounting.keyring.is_complete, self.gate.is_shut, self._count_seconds(),
+            float(parameters.value("http_idle_timeout_seconds")),
+        )  # fmt: skip
+
+    def _count_seconds(self) -> float:
+        """How long a count waits in a worker at most, and how long in the hub."""
+        return float(self.accounting.parameters.value("usage_log_flush_ms")) / 2000.0
+
+    def _workers_adopt(self, assets: AssetMap) -> None:
+        if self.workers is not None:
+            self.workers.hub.adopt(assets)
+
+    def _backing(self) -> Sequence[PartStatus]:
+        workers = [] if self.workers is None else self.workers.status()
+        return [*self.accounting.status(), *workers]
+
+    def _listening(self) -> Mapping[str, bool]:
+        return self.surface.listening | ({} if self.workers is None else self.workers.listening())
 
     def root(self) -> IService:
         """The service whose children are everything, in the order of their start."""
@@ -199,13 +302,15 @@ class Assembly:
 
     def _lpo(self) -> Iterable[Any]:
         answers, feeds, now, node = self.answers, self.feeds.status, self.now, self.settings.cluster_node
-        backing = self.accounting.status
-        health = Health(
-            answers=answers, feeds=feeds, listening=lambda: self.surface.listening, now=now, node=node, backing=backing
-        )
+        backing = self._backing
+        health = Health(answers=answers, feeds=feeds, listening=self._listening, now=now, node=node, backing=backing)
         metrics = Metrics(counters=self.counters, answers=answers, feeds=feeds, now=now, backing=backing)
         yield self.surface.health(health_tree(health, metrics))
-        yield from self.surface.prices()
+        if self.workers is None:
+            yield from self.surface.prices()
+        else:
+            yield self.workers
+            yield Rolling(self.workers, self.reactor)
 
     def _lab(self) -> IService:
         companion = Companion(
@@ -233,6 +338,8 @@ class Assembly:
     def _watch_metering(self) -> None:
         refuses = self.accounting.parameters.value("when_unmetered") == REFUSE
         self.gate.is_shut = refuses and not self.accounting.writer.metered
+        if self.workers is not None:
+            self.workers.hub.look()
 
     async def _stop_rest(self) -> None:
         await self.fallback.stop()
@@ -255,3 +362,10 @@ class Assembly:
             'try: curl -H "Authorization: Bearer $(cat {path})" "{scheme}://{host}:{port}/price?asset=btc"',
             path=str(self.demo_key.path), scheme=scheme, host=host, port=settings.tcp_port_lpo,
         )  # fmt: skip
+
+
+def worker_count(settings: Settings) -> int:
+    """How many processes are to answer questions; 1: the daemon itself."""
+    if "lpo" not in SERVER_TYPES[settings.server_type]:
+        return 1
+    return cores() if settings.workers == AUTO else int(settings.workers)

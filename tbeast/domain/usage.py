@@ -212,7 +212,7 @@ class Ledger:
         return rows
 
     def put_back(self, rows: Iterable[Row]) -> None:
-        """Take in rows that were counted elsewhere, or could not go anywhere; they merge with what waits, by the hour."""
+        """Take in rows that were counted elsewhere, or could not go anywhere; they merge with what waits."""
         for kind, at, requests, total, longest in rows:
             window = self._windows.setdefault(int(at // WINDOW_SECONDS), {})
             place: _Plain = kind

@@ -157,7 +157,7 @@ class FastLane(WebChannel):
         transport: Any = self.transport
         return not (
             self.requests or self.paused or self._busyReceiving or self._skipped_a_line or self._is_half_closed
-            or self._waitingForTransport or transport.disconnecting or not self.persistent
+            or self._is_parting or self._waitingForTransport or transport.disconnecting or not self.persistent
         )  # fmt: skip
 
     def go_on(self, data: bytes, verdict: Verdict | None) -> None:
@@ -250,6 +250,11 @@ class FastLane(WebChannel):
         """End the connection when all is written."""
         self._is_open = False
         super().loseConnection()
+
+    def part(self) -> None:
+        """Have the next answer be the last on this connection: the lane gives no last answers."""
+        self._is_open = False
+        super().part()
 
     def _read_no_more(self) -> None:
         self._is_open = False

@@ -60,6 +60,7 @@ class WebChannel(HTTPChannel):
     site: WebSite
     maxHeaders = 100
     spent: Verdict | None = None
+    _is_parting = False
     _in_a_row = 0
     _is_half_closed = False
     _going_on: IDelayedCall | None = None
@@ -117,6 +118,17 @@ class WebChannel(HTTPChannel):
         self.dataReceived(b"")  # type: ignore[no-untyped-call]
         if self._is_half_closed and not self.paused and not self._handlingRequest:
             self.loseConnection()  # what is left is no whole request
+
+    def part(self) -> None:
+        """Have the next answer be the last on this connection, and say so."""
+        self._is_parting = True
+        if self.requests:
+            self.persistent = 0
+
+    def checkPersistence(self, request: Request, version: bytes) -> bool:
+        """Whether the connection goes on after this request."""
+        goes_on: bool = super().checkPersistence(request, version)  # type: ignore[no-untyped-call]
+        return goes_on and not self._is_parting
 
     def end(self) -> None:
         """Take no more requests: answer the one that is under way, if there is one, and end the connection."""

@@ -68,6 +68,7 @@ STOP_SECONDS: Final = 8.0
 STOP_LOOK_SECONDS: Final = 0.05
 LAST_SYNC_SECONDS: Final = 1.0
 
+
 class UsageNotes(Protocol):
     """What is needed of the notes; nothing of it waits, or raises."""
 

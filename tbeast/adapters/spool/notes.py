@@ -59,7 +59,9 @@ class Notes:
                     rows, read = usagenotes.read(path.read_bytes())
                     size = path.stat().st_size
                 except OSError as error:
-                    self.log.error("{path}: cannot be read, and is passed over: {why}", path=str(path), why=words(error))
+                    self.log.error(
+                        "{path}: cannot be read, and is passed over: {why}", path=str(path), why=words(error)
+                    )
                     continue
                 if read < size:
                     self.log.warn("{path}: {bytes} bytes at its end are no note", path=str(path), bytes=size - read)

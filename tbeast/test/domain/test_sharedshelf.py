@@ -216,7 +216,7 @@ class _Machine(RuleBasedStateMachine):
 
 class AgainstADictionary(SynchronousTestCase):
     def test_any_order(self) -> None:
-        run_state_machine_as_test(_Machine, settings=settings(deadline=None, max_examples=30, stateful_step_count=30))  # type: ignore[no-untyped-call]
+        run_state_machine_as_test(_Machine, settings=settings(deadline=None, max_examples=30, stateful_step_count=30))
 
 
 ENOUGH = 1_000

@@ -28,6 +28,7 @@ from attrs import define, frozen
 
 from tbeast.adapters.store.postgres import connect, target
 from tbeast.domain.keys import key_id_of
+from tbeast.test.integration.daemons import WORKERS
 from tbeast.testing.daemonports import free_ports
 
 PORTS = ("TCP_PORT_LPO", "HEALTH_PORT_LPO", "TCP_PORT_LRS", "HEALTH_PORT_LRS", "UDP_PORT_LPO", "UDP_PORT_LRS")
@@ -128,7 +129,8 @@ def start(folder: Path, settings: Mapping[str, str]) -> Process:
     kept = {name: text for name, text in os.environ.items() if not name.startswith("TBEAST_")}
     environ = {
         **kept, **{name: str(port) for name, port in ports.items()}, "SERVER_TYPE": "APP_SERVER",
-        "TBEAST_LISTEN": "127.0.0.1", "TBEAST_STATE": str(folder / "state"), "CLUSTER_NODE": "crash", **settings,
+        "TBEAST_LISTEN": "127.0.0.1", "TBEAST_STATE": str(folder / "state"), "CLUSTER_NODE": "crash",
+        "TBEAST_WORKERS": WORKERS, **settings,
     }  # fmt: skip
     output = (folder / "daemon.log").open("w+b")
     process = subprocess.Popen(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -19,6 +20,9 @@ from tbeast.assembly import Assembly
 from tbeast.domain.quotes import Quote, SourceView
 from tbeast.settings import Layer, load
 from tbeast.testing.daemonports import free_ports
+
+WORKERS = os.environ.get("TEST_WORKERS", "1")
+"""How many workers the daemons of a test run have: C{TEST_WORKERS=2 python -m twisted.trial ...}."""
 
 PORTS = ("TCP_PORT_LPO", "HEALTH_PORT_LPO", "TCP_PORT_LRS", "HEALTH_PORT_LRS", "UDP_PORT_LPO", "UDP_PORT_LRS")
 
@@ -38,7 +42,8 @@ class Daemon:
         ports = free_ports(len(PORTS))
         values: dict[str, object] = {
             **dict(zip(PORTS, ports, strict=True)), "TBEAST_STATE": state, "TBEAST_LISTEN": "127.0.0.1",
-            "TBEAST_FEEDS": "lab", "SERVER_TYPE": "APP_SERVER", "CLUSTER_NODE": "test", **said,
+            "TBEAST_FEEDS": "lab", "SERVER_TYPE": "APP_SERVER", "CLUSTER_NODE": "test",
+            "TBEAST_WORKERS": WORKERS, **said,
         }  # fmt: skip
         self.settings = load([Layer("test", values)])
         self.parts = Assembly(self.settings, reactor, time.time, Random(1).random, lambda: uuid.uuid4().hex)
@@ -136,6 +141,10 @@ class Daemon:
         return answered.addCallback(over)
 
     # What can be seen inside.
+
+    def shares_limits(self) -> bool:
+        """Whether limits hold across nodes just now."""
+        return any(part.name == "limits" and part.state == "shared" for part in self.parts._backing())
 
     def feed(self, exchange: str) -> Any:
         return next(status for status in self.parts.feeds.status() if status.exchange == exchange)

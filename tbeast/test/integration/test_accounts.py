@@ -9,7 +9,7 @@ from typing import Any
 
 from tbeast.domain.keys import key_id_of
 from tbeast.test.integration.accounts import AccountsCase, Asking
-from tbeast.test.integration.daemons import Daemon, sleep
+from tbeast.test.integration.daemons import WORKERS, Daemon, sleep
 from tbeast.testing.logs import listen
 
 
@@ -24,7 +24,7 @@ class EverydayTests(AccountsCase):
         daemon = await self.daemon(CACHE_URL=cache.url)
         key = self.key("free")
         await self.accepted(daemon, key)
-        answers = [await daemon.get("/price?asset=btc", key) for _ in range(9)]
+        answers = [await self.asked(daemon, key) for _ in range(9)]
         statuses = [status for status, _ in answers]
         self.assertEqual([200] * 5, statuses[:5])
         self.assertEqual({429}, set(statuses[5:]))
@@ -44,6 +44,12 @@ class EverydayTests(AccountsCase):
         self.sql("UPDATE api_keys SET revoked = true WHERE key_id = %s", key_id_of(key))
         await self.until(lambda: daemon.parts.accounting.keyring.find(key.encode()) is None, 5, "a revoked key is out")
         self.assertEqual(401, (await daemon.get("/price?asset=btc", key))[0])
+
+    async def asked(self, daemon: Daemon, key: str) -> tuple[int, Any]:
+        """Ask; of several workers each has a part of the burst, and hears after a moment that there is more."""
+        if WORKERS != "1":
+            await sleep(0.1)
+        return await daemon.get("/price?asset=btc", key)
 
     async def test_the_quota_goes_on_after_a_restart(self) -> None:
         """What was used of the month is known from the database."""
@@ -198,25 +204,25 @@ class CacheTests(AccountsCase):
         key = self.key()
         daemon = await self.daemon(CACHE_URL=cache.url)
         await self.accepted(daemon, key)
-        limits = daemon.parts.accounting.limits
-        assert limits is not None
-        await self.until(lambda: limits.status.shared, 10, "limits are shared")
-        asking = self.asking(daemon, key)
+        await self.until(daemon.shares_limits, 10, "limits are shared")
+        # of several nodes each is alone with its share, and a bucket that was lost begins as empty as it may have been
+        rate = 80.0 if WORKERS == "1" else 20.0
+        asking = self.asking(daemon, key, rate)
         await sleep(0.5)
         cache.kill()
-        await self.until(lambda: not limits.status.shared, 10, "that the cache is gone is noticed")
+        await self.until(lambda: not daemon.shares_limits(), 10, "that the cache is gone is noticed")
         before = asking.answered
         await sleep(2.0)
-        self.assertGreater(asking.answered, before + 100)
+        self.assertGreater(asking.answered, before + 1.25 * rate)
         self.assertEqual(200, (await daemon.ready())[0])
         cache.restart()
-        await self.until(lambda: limits.status.shared, 20, "limits are shared again")
+        await self.until(daemon.shares_limits, 20, "limits are shared again")
         cache.hang()
         before = asking.answered
         await sleep(4.0)
-        self.assertGreater(asking.answered, before + 200)
+        self.assertGreater(asking.answered, before + 2.5 * rate)
         cache.resume()
-        await self.until(lambda: limits.status.shared, 20, "limits are shared once more")
+        await self.until(daemon.shares_limits, 20, "limits are shared once more")
         answered = await asking.stop()
         self.assertGreater(answered, 0.8 * asking.asked)
         await self.until(lambda: self.recorded(key) >= answered, 10, "all is recorded")

@@ -15,7 +15,7 @@ from tbeast.servers.fastlane import READ_BYTES, FastLane, PriceSite
 from tbeast.servers.site import AT_A_TIME
 from tbeast.test.servers import test_lpo, test_site, test_sockets
 from tbeast.test.servers.lanes import MANY, LaneHouse, MemoryDoor
-from tbeast.test.servers.rooms import FREE, PARTNER, Wire, problem_of, question, read
+from tbeast.test.servers.rooms import FREE, PARTNER, House, Wire, problem_of, question, read
 
 HOT = question("/price?asset=BTC")
 OTHER = question("/exchanges", None)
@@ -371,3 +371,19 @@ class SocketTests(test_sockets.HttpTests):
             root, gate=house.gate, answers=house.answers, reactor=reactor, now=house.now, new_id=house.new_id,
             counters=house.counters, service="lpo", ledger=house.ledger,
         )  # fmt: skip
+
+
+class PartingTests(SynchronousTestCase):
+    """A channel that is told to part gives one more answer, and says so in it."""
+
+    def test_with_the_lane_and_without(self) -> None:
+        for kind in (House, LaneHouse):
+            door = MemoryDoor(kind)
+            door.send(question("/price?asset=BTC"))
+            self.assertNotIn(b"Connection: close", bytes(door.socket.sent))
+            door.channel.part()
+            del door.socket.sent[:]
+            door.send(question("/price?asset=BTC") * 2)
+            answer = bytes(door.socket.sent)
+            self.assertEqual((1, 1), (answer.count(b"HTTP/1.1 200 OK"), answer.count(b"Connection: close\r\n")))
+            self.assertTrue(door.socket.is_closed)

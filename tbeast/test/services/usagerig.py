@@ -161,7 +161,7 @@ class Beside:
     @property
     def untold(self) -> int:
         told = sum(requests for requests, _ in self._told.values())
-        return sum(row[1] for row in self._rows.values()) - told
+        return int(sum(row[1] for row in self._rows.values())) - told
 
     @property
     def kinds(self) -> int:

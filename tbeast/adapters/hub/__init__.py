@@ -1,0 +1,1 @@
+"""The line between a hub and its workers, and what they share."""
