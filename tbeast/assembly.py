@@ -38,7 +38,6 @@ from tbeast.domain.backing import PartStatus
 from tbeast.domain.board import Board
 from tbeast.domain.counters import Counters
 from tbeast.domain.freshness import Limits
-from tbeast.domain.keys import account_of
 from tbeast.domain.pricing import TRUST, Pricer
 from tbeast.domain.readyreplies import Shelf
 from tbeast.domain.sharedshelf import BYTES, SharedShelf, TwinShelf
@@ -139,7 +138,9 @@ class Assembly:
         count = worker_count(settings)
         self.memory = make_memory(BYTES) if count > 1 else None
         self.shelf = Shelf()
-        parts, self.why_not_native = native_parts(settings) if count == 1 else (None, "the workers have them")
+        found, why_not = native_parts(settings)
+        self.about = {"native": "in use" if found is not None else f"not in use: {why_not}", "workers": str(count)}
+        parts = found if count == 1 else None  # else the workers have them
         shared = mmap(-1, BYTES) if parts is not None else None
         if self.memory is not None:
             self.shelf = TwinShelf(SharedShelf(mapped(self.memory, BYTES, writable=True)))
@@ -199,7 +200,7 @@ class Assembly:
             gate=self.gate, answers=self.answers, ledger=self.accounting.ledger, feeds=self.feeds.status,
             counters=self.counters, now=now, new_id=new_id,
             idle_seconds=lambda: float(self.accounting.parameters.value("http_idle_timeout_seconds")),
-            native=self.native,
+            native=self.native, about=self.about,
         )  # fmt: skip
         self.surface = Surface(settings, reactor, behind, BoundPorts(reactor, settings.listen))
         self.workers = None if self.memory is None else self._with_workers(count, self.memory, life)
@@ -210,11 +211,11 @@ class Assembly:
         accounting.limits = None
         pages = lpo_pages(
             gate=self.gate, answers=self.answers, counters=self.counters, feeds=self.feeds.status, now=now,
-            node=settings.cluster_node,
+            node=settings.cluster_node, about=self.about,
         )  # fmt: skip
         hub = Hub(
             settings=settings,
-            keys=KeyWatch(accounting.keyring, [account_of(key.key, key.tier, key.name) for key in settings.keys]),
+            keys=KeyWatch(accounting.keyring),
             assets=self.assets,
             ledger=accounting.ledger,
             counters=self.counters,
@@ -354,6 +355,7 @@ class Assembly:
             "{node} is up: {assets} assets on {exchanges} exchanges",
             node=settings.cluster_node, assets=len(self.maps.current.assets), exchanges=len(self.exchanges),
         )  # fmt: skip
+        self.log.info("native parts: {native}; workers: {workers}", **self.about)
         if not self.demo_key.key:
             return
         self.log.info("demo key {key} (in {path})", key=self.demo_key.key, path=str(self.demo_key.path))

@@ -77,6 +77,7 @@ class Behind:
 
     @ivar idle_seconds: asked when a port opens: how long a connection may be idle.
     @ivar native: what serves plain questions natively; C{None}: nothing does.
+    @ivar about: what /stats says of the process beside its counters.
     @ivar instead: pages that stand in for those of the same name.
     @ivar spent: the macs that were answered, where other processes answer too; C{None}: the port keeps its own.
     """
@@ -90,6 +91,7 @@ class Behind:
     new_id: Callable[[], str]
     idle_seconds: Callable[[], float]
     native: NativeLanes | None = None
+    about: Mapping[str, str] = MappingProxyType({})
     instead: Mapping[bytes, Resource] = MappingProxyType({})
     spent: SpentMacs | None = None
 
@@ -121,7 +123,7 @@ class Surface:
         settings, behind = self._settings, self._behind
         pages = lpo_pages(
             gate=behind.gate, answers=behind.answers, counters=behind.counters, feeds=behind.feeds, now=behind.now,
-            node=settings.cluster_node,
+            node=settings.cluster_node, about=behind.about,
         )  # fmt: skip
         site = PriceSite(
             tree({**pages, **behind.instead}), gate=behind.gate, answers=behind.answers, reactor=self._reactor,

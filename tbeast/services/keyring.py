@@ -24,7 +24,8 @@ there is no demo key any more, until somebody deletes the file.
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from math import inf
 from pathlib import Path
 from typing import Final, Protocol
@@ -52,6 +53,8 @@ class Keyring:
         keys until they are loaded.
     @ivar digests_xor: the exclusive or of the SHA-256s of all of the store's keys here, as a number.
     @ivar withdrawn: told at once of every account that its key does not lead to any more, be it revoked or changed.
+    @ivar turned: told, when a change is through, the SHA-256s of the keys that may lead to another account than before
+        it, or to none.
     """
 
     log = Logger()
@@ -65,6 +68,9 @@ class Keyring:
         self.is_complete = True
         self.digests_xor = 0
         self.withdrawn: Callable[[Account], object] = lambda account: None
+        self.turned: Callable[[Collection[bytes]], object] = lambda digests: None
+        self._changes = 0
+        self._turned: dict[bytes, None] = {}
         self._by_digest: dict[bytes, Account] = {}
         self._by_id: dict[str, Account] = {}
         self._own: dict[str, Account] = {}
@@ -89,6 +95,26 @@ class Keyring:
         """Whose key id this is."""
         return self._by_id.get(key_id)
 
+    def with_digest(self, digest: bytes) -> Account | None:
+        """Who may ask with the key of this SHA-256."""
+        return self._by_digest.get(digest)
+
+    def digests(self) -> list[bytes]:
+        """The SHA-256 of every key that may ask."""
+        return list(self._by_digest)
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """What happens within is one change."""
+        self._changes += 1
+        try:
+            yield
+        finally:
+            self._changes -= 1
+            if not self._changes and self._turned:
+                turned, self._turned = self._turned, {}
+                self.turned(turned)
+
     # The keys from the settings.
 
     def add(self, account: Account) -> None:
@@ -99,16 +125,18 @@ class Keyring:
         other = self._own.get(account.key_id)
         if other is not None and other.digest != account.digest:
             raise ValueError(f"two keys have the id {account.key_id}: {other.name!r} and {account.name!r}")
-        for key_id in (account.key_id, self._id_of.get(account.digest, "")):
-            if key_id in self._records:
-                self._hide(self._records[key_id].account)
-        self._own[account.key_id] = account
-        self._own_digests.add(account.digest)
-        replaced = self._by_digest.get(account.digest)
-        self._by_digest[account.digest] = account
-        self._by_id[account.key_id] = account
-        if replaced is not None:
-            self.withdrawn(replaced)
+        with self._changing():
+            for key_id in (account.key_id, self._id_of.get(account.digest, "")):
+                if key_id in self._records:
+                    self._hide(self._records[key_id].account)
+            self._own[account.key_id] = account
+            self._own_digests.add(account.digest)
+            replaced = self._by_digest.get(account.digest)
+            self._by_digest[account.digest] = account
+            self._turned[account.digest] = None
+            self._by_id[account.key_id] = account
+            if replaced is not None:
+                self.withdrawn(replaced)
 
     # The store's keys.
 
@@ -143,13 +171,14 @@ class Keyring:
         @return: the SHA-256s of the keys of which this was news.
         """
         news = []
-        for record in records:
-            digest = record.account.digest
-            if record.is_revoked(now):
-                if self.revoke(record.account.key_id, digest, now):
+        with self._changing():
+            for record in records:
+                digest = record.account.digest
+                if record.is_revoked(now):
+                    if self.revoke(record.account.key_id, digest, now):
+                        news.append(digest)
+                elif digest not in self._revoked and self._take(record, as_of):
                     news.append(digest)
-            elif digest not in self._revoked and self._take(record, as_of):
-                news.append(digest)
         return news
 
     def revoke(self, key_id: str, digest: bytes, now: float) -> bool:
@@ -162,15 +191,17 @@ class Keyring:
         self._revoked[digest] = (key_id, now)
         held = self._id_of.get(digest)
         if held is not None:
-            self._drop(held)
+            with self._changing():
+                self._drop(held)
         return True
 
     def expire(self, now: float) -> list[bytes]:
         """Take out the keys whose end has come; give their SHA-256s."""
         over = [key_id for key_id, ends_at in self._ending.items() if ends_at <= now]
         digests = [self._records[key_id].account.digest for key_id in over]
-        for key_id, digest in zip(over, digests, strict=True):
-            self.revoke(key_id, digest, now)
+        with self._changing():
+            for key_id, digest in zip(over, digests, strict=True):
+                self.revoke(key_id, digest, now)
         return digests
 
     def keep_only(self, key_ids: Collection[str], as_of: float) -> list[bytes]:
@@ -185,8 +216,9 @@ class Keyring:
             for key_id, record in self._records.items()
             if key_id not in key_ids and record.changed_at < as_of - OVERLAP_SECONDS
         ]
-        for record in vanished:
-            self._drop(record.account.key_id)
+        with self._changing():
+            for record in vanished:
+                self._drop(record.account.key_id)
         return [record.account.digest for record in vanished]
 
     def forget_revocations(self, before: float) -> None:
@@ -222,6 +254,7 @@ class Keyring:
         else:
             self._by_digest[account.digest] = account
             self._by_id[key_id] = account
+            self._turned[account.digest] = None
         return True
 
     def _drop(self, key_id: str) -> None:
@@ -235,6 +268,7 @@ class Keyring:
         if self._by_digest.get(account.digest) is account:
             del self._by_digest[account.digest]
             del self._by_id[account.key_id]
+            self._turned[account.digest] = None
             self.withdrawn(account)
 
     def _tell_of(self, account: Account) -> None:

@@ -7,25 +7,25 @@ reactor in which the hub's ring has it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Protocol
 
-from tbeast.domain.keys import Account, KeyRecord, digest_of
+from tbeast.domain.keys import Account, digest_of
 
 
 class Ring(Protocol):
     """What is needed of L{tbeast.services.keyring.Keyring}.
 
-    @ivar withdrawn: told at once of every account that its key does not lead to any more.
+    @ivar turned: told the SHA-256s of keys that may lead to another account now, or to none.
     """
 
-    withdrawn: Callable[[Account], object]
+    turned: Callable[[Collection[bytes]], object]
 
-    def records(self) -> list[KeyRecord]:
-        """What is known of every key of the store here."""
+    def with_digest(self, digest: bytes) -> Account | None:
+        """Who may ask with the key of this SHA-256."""
 
-    def record_of(self, digest: bytes) -> KeyRecord | None:
-        """What is known of a key of the store."""
+    def digests(self) -> list[bytes]:
+        """The SHA-256 of every key that may ask."""
 
 
 Told = Callable[[Sequence[Account], Sequence[bytes]], object]
@@ -33,74 +33,19 @@ Told = Callable[[Sequence[Account], Sequence[bytes]], object]
 
 
 class KeyWatch:
-    """Hears of every change of a ring: of accounts that go by its word, and of those that come by standing before the
-    methods that bring them.
+    """Hears of every change of a ring.
 
     @ivar told: told of each change; see L{Told}.
     """
 
-    def __init__(self, ring: Ring, own: Iterable[Account]) -> None:
-        """Begin to listen.
-
-        @param own: the keys from the settings, which win over those of the store and never change.
-        """
+    def __init__(self, ring: Ring) -> None:
+        """Begin to listen."""
         self.told: Told = lambda good, gone: None
-        self._ring = ring
-        self._own: dict[bytes, Account] = {}
-        self._own_ids: set[str] = set()
-        self._changing = 0
-        self._changed: dict[bytes, None] = {}
-        for account in own:
-            self._take_own(account)
-        ring.withdrawn = self._withdrawn
-        self._stand_before("add", lambda result, account: [self._take_own(account)])
-        self._stand_before("update", lambda result, *_: result)
+        self.account_of = ring.with_digest
+        self.digests = ring.digests
+        ring.turned = self._turned
 
-    def digests(self) -> list[bytes]:
-        """The SHA-256 of every key that may ask."""
-        stored = (record.account for record in self._ring.records())
-        return [*self._own, *(account.digest for account in stored if not self._is_hidden(account))]
-
-    def account_of(self, digest: bytes) -> Account | None:
-        """Who may ask with this key."""
-        own = self._own.get(digest)
-        if own is not None:
-            return own
-        record = self._ring.record_of(digest)
-        return None if record is None or self._is_hidden(record.account) else record.account
-
-    def _stand_before(self, name: str, changed: Callable[..., Iterable[bytes]]) -> None:
-        """Tell what a method has changed when it is through, so that no account is gone for a moment and comes back."""
-        method = getattr(self._ring, name)
-
-        def called(*arguments: Any) -> Any:
-            self._changing += 1
-            try:
-                result = method(*arguments)
-                self._changed.update(dict.fromkeys(changed(result, *arguments)))
-            finally:
-                self._changing -= 1
-                self._tell()
-            return result
-
-        setattr(self._ring, name, called)
-
-    def _take_own(self, account: Account) -> bytes:
-        self._own[account.digest] = account
-        self._own_ids.add(account.key_id)
-        return account.digest
-
-    def _is_hidden(self, account: Account) -> bool:
-        return account.digest in self._own or account.key_id in self._own_ids
-
-    def _withdrawn(self, account: Account) -> None:
-        self._changed[account.digest] = None
-        self._tell()
-
-    def _tell(self) -> None:
-        if self._changing or not self._changed:
-            return
-        digests, self._changed = self._changed, {}
+    def _turned(self, digests: Collection[bytes]) -> None:
         good, gone = [], []
         for digest in digests:
             account = self.account_of(digest)

@@ -106,7 +106,7 @@ class Rig:
         self.leases = MemoryLeases(self.now)
         self.state = State(True, False, 0.05, 60.0)
         self.hub = Hub(
-            settings=load([Layer("test", {"CLUSTER_NODE": "n"})]), keys=KeyWatch(self.ring, []), assets=ASSETS,
+            settings=load([Layer("test", {"CLUSTER_NODE": "n"})]), keys=KeyWatch(self.ring), assets=ASSETS,
             ledger=self.ledger, counters=self.counters, limits=self.leases, relay=Relay(),
             state=lambda: self.state, life="life", nodes=2, clock=self.clock, now=self.now,
         )  # fmt: skip

@@ -56,7 +56,7 @@ class MirroredKeysTests(SynchronousTestCase):
 class KeyWatchTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.ring = Keyring([OWN])
-        self.watch = KeyWatch(self.ring, [OWN])
+        self.watch = KeyWatch(self.ring)
         self.news: list[tuple[list[str], int]] = []
         self.watch.told = lambda good, gone: self.news.append(([account.name for account in good], len(gone)))
 
@@ -99,7 +99,7 @@ class _Machine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.ring = Keyring([OWN])
-        self.watch = KeyWatch(self.ring, [OWN])
+        self.watch = KeyWatch(self.ring)
         self.image = MirroredKeys()
         self.image.take([OWN], [])
         self.watch.told = self.image.take
