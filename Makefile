@@ -7,15 +7,20 @@ ARGS ?=
 VENV_PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench crashes docs lock sample changelog wheel-test environment clean check-python
+.PHONY: help run test ways lint bench soak crashes sanitize fuzz docs lock sample changelog wheel-test environment clean check-python
 
 help:
 	@echo 'make run         start the daemon on invented prices (the exchange lab); FEEDS=live for the real exchanges'
 	@echo '                 ARGS="--config etc/tbeast.toml" adds options'
 	@echo 'make test        everything that must hold: style, types, import rules, tests, coverage, the built wheel'
+	@echo 'make ways        the tests that run whole daemons, with native parts and without, with one process and workers'
 	@echo 'make lint        style, types and import rules alone'
-	@echo 'make bench       measure'
+	@echo 'make bench       measure, beside Go, nginx and C where they are installed; some twelve minutes'
+	@echo '                 ARGS="sidebyside --rounds 5" one of the benchmarks, ARGS=--docs renews docs/performance.md'
+	@echo 'make soak        ten minutes at full rate: served is recorded, and memory is flat'
 	@echo 'make crashes     kill 100 daemons under load, and show what of their metering is lost'
+	@echo 'make sanitize    the tests of the native parts under the address and undefined-behaviour sanitizers; needs gcc'
+	@echo 'make fuzz        the native parts under libFuzzer, FUZZ_SECONDS=600 a target; ARGS="head keys" some; needs clang'
 	@echo 'make docs        the API documentation, into docs/_build/api'
 	@echo 'make wheel-test  build the wheel, install it in a bare place, start it there'
 	@echo 'make lock        write requirements/*.txt anew from setup.py'
@@ -40,14 +45,26 @@ run: check-python
 test: environment
 	@exec $(VENV_PYTHON) tools/test_all.py
 
+ways: environment
+	@exec $(VENV_PYTHON) tools/ways.py $(ARGS)
+
 lint: environment
 	@exec $(VENV_PYTHON) tools/test_all.py --lint
 
 bench: environment
 	@exec $(VENV_PYTHON) tools/bench.py $(ARGS)
 
+soak: environment
+	@PYTHONPATH=. exec $(VENV_PYTHON) benchmarks/soak.py $(ARGS)
+
 crashes: environment
 	@exec $(VENV_PYTHON) benchmarks/crashes.py $(ARGS)
+
+sanitize: environment
+	@exec $(VENV_PYTHON) tools/sanitize.py $(ARGS)
+
+fuzz: check-python
+	@exec '$(PYTHON)' tools/fuzz.py $(ARGS)
 
 docs: environment
 	@$(VENV_PYTHON) -m pydoctor --quiet tbeast

@@ -1,8 +1,9 @@
 """Everything that must hold, in one run: style, types, import rules, the tree, the tests, their coverage, the wheel.
 
 Each check counts as one, and each of trial's tests counts as one; a test that was skipped or is expected to fail counts
-as failed unless L{EXCUSED} names it with the reason. The last line is C{N passed, N failed}. With --lint only what
-needs no test run; names of test modules or cases after that run trial on them alone.
+as failed unless L{EXCUSED} names it with the reason, or it is one of the native parts', which cannot be built here. The
+last line is C{N passed, N failed}. With --lint only what needs no test run; names of test modules or cases after that
+run trial on them alone.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Timer
+from types import MappingProxyType
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRATCH = ROOT / "build" / "test"
@@ -27,11 +30,33 @@ LIMIT_SECONDS = 2_400.0
 
 INTEGRATION = "tbeast.test.integration"
 
+WITH_WORKERS = ("test_accounts", "test_metering", "test_flood")
+"""Those that run once more with two workers, and once more without native parts; all of them can be (tools/ways.py)."""
+NOTHING_SAID: Mapping[str, str] = MappingProxyType({})
+
 LEAST_LINES_COVERED = 95.0
 """Per cent, of the lines of tbeast.domain and tbeast.codecs together."""
 
 EXCUSED: dict[str, str] = {}
 """Full name of a test that may be skipped: why."""
+
+NATIVE = "tbeast.test.native."
+
+
+def can_build() -> bool:
+    """Whether the native parts can be built here, so that there is no reason to skip their tests."""
+    compiler = (sysconfig.get_config_var("CC") or "").partition(" ")[0]
+    headers = Path(sysconfig.get_path("include")) / "Python.h"
+    is_for_us = sys.platform == "linux" and sys.implementation.name == "cpython"
+    return is_for_us and shutil.which(os.environ.get("CC") or compiler) is not None and headers.exists()
+
+
+def excuse(name: str) -> str | None:
+    """Why this test may be skipped; C{None}: it may not."""
+    if name.startswith(NATIVE) and not can_build():
+        return "the native parts cannot be built here: no C compiler, no Python.h, or not Linux and CPython"
+    return EXCUSED.get(name)
+
 
 LINTS: dict[str, Sequence[str]] = {
     "style (ruff check)": ("-m", "ruff", "check", "."),
@@ -96,14 +121,16 @@ def lint(tally: Tally) -> None:
             tally.check(name, status == 0, output, seconds)
 
 
-def trial(tally: Tally, what: str, names: Sequence[str], coverage_file: Path | None) -> bool:
-    """Run tests; true if they came to an end.
+def trial(
+    tally: Tally, what: str, names: Sequence[str], coverage_file: Path | None, said: Mapping[str, str] = NOTHING_SAID
+) -> bool:
+    """Run tests; true if they came to an end. C{said} goes into their environment.
 
     Under coverage as many at a time as there are cores. Without it one after the other: for those that run whole
     daemons against the clock, and need the cores for that.
     """
     began = time.monotonic()
-    command, more = [PYTHON], {}
+    command, more = [PYTHON], dict(said)
     if coverage_file is not None:
         command += ["-m", "coverage", "run"]
         more["COVERAGE_FILE"] = str(coverage_file)
@@ -163,10 +190,10 @@ def count_tests(tally: Tally, what: str, output: str, status: int, seconds: floa
     excused = 0
     for block in blocks:
         named = re.findall(r"^(tbeast\.test\.[\w.]+)$", block, re.MULTILINE)
-        if named and block.startswith("[SKIPPED]") and all(name in EXCUSED for name in named):
+        if named and block.startswith("[SKIPPED]") and all(excuse(name) for name in named):
             excused += len(named)
             for name in named:
-                print(f"      skipped: {name}: {EXCUSED[name]}")
+                print(f"      skipped: {name}: {excuse(name)}")
             continue
         print(block.split("-" * 79 + "\nRan ")[0].rstrip()[:8_000])
         tally.failures.extend(named)
@@ -242,8 +269,13 @@ def everything(tally: Tally, arguments: Sequence[str]) -> None:
     if trial(tally, "tests", test_names(), coverage_file):
         coverage(tally, coverage_file)
     one("the wheel, installed bare", "tools/wheel_test.py")(tally)
+    if can_build():
+        one("the native parts under the sanitizers", "tools/sanitize.py")(tally)
     one("the benchmarks run", "tools/bench.py", "--quick")(tally)
     trial(tally, "integration tests", [INTEGRATION], None)
+    several = [f"{INTEGRATION}.{name}" for name in WITH_WORKERS]
+    trial(tally, "integration tests, two workers", several, None, {"TEST_WORKERS": "2"})
+    trial(tally, "integration tests, pure Python", several, None, {"TEST_NATIVE": "off"})
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -131,6 +131,7 @@ static PyTypeObject Holder_Type = {
 /* ---- the lanes ---- */
 
 enum { RECEIVED_MOST = 65536, SENT_MOST = 131072 };
+enum { IN_A_ROW_MOST = 320 }; /* so many answers to one client, which leaves with the rest: others want their turn */
 enum { EVENTS_A_ROUND = 256, ACCEPTS_A_ROUND = 64, DATAGRAMS_A_ROUND = 64, ROUNDS_OF_DATAGRAMS = 4 };
 enum { DATAGRAM_ROOM = 2048, SEGMENTS_MOST = 64, SEGMENTED_MOST = 61440 };
 
@@ -481,6 +482,7 @@ static int serve(Lanes *self, int descriptor, double up, PyObject **left) {
     double now = now_of(self, up);
     PyObject *verdict = NULL;
     bool leaves = false;
+    int in_a_row = 0;
 
     while (at < end) {
         hot_question question;
@@ -489,7 +491,7 @@ static int serve(Lanes *self, int descriptor, double up, PyObject **left) {
         size_t length = hot_recognise(at, (size_t)(end - at), &question);
         Holder *holder;
         const hot_reply *reply;
-        if (!length || self->shut ||
+        if (!length || self->shut || in_a_row++ == IN_A_ROW_MOST ||
             (holder = hot_keys_find(&self->keys, question.key, question.key_length)) == NULL ||
             (reply = hot_shelf_find(&self->shelf, question.asset, now, &slot)) == NULL ||
             !hot_tallies_room(&self->tallies, reply)) {

@@ -23,6 +23,8 @@ from tbeast.testing.daemonports import free_ports
 
 WORKERS = os.environ.get("TEST_WORKERS", "1")
 """How many workers the daemons of a test run have: C{TEST_WORKERS=2 python -m twisted.trial ...}."""
+NATIVE = os.environ.get("TEST_NATIVE", "auto")
+"""Whether they use the native parts: C{TEST_NATIVE=off} likewise."""
 
 PORTS = ("TCP_PORT_LPO", "HEALTH_PORT_LPO", "TCP_PORT_LRS", "HEALTH_PORT_LRS", "UDP_PORT_LPO", "UDP_PORT_LRS")
 
@@ -43,7 +45,7 @@ class Daemon:
         values: dict[str, object] = {
             **dict(zip(PORTS, ports, strict=True)), "TBEAST_STATE": state, "TBEAST_LISTEN": "127.0.0.1",
             "TBEAST_FEEDS": "lab", "SERVER_TYPE": "APP_SERVER", "CLUSTER_NODE": "test",
-            "TBEAST_WORKERS": WORKERS, **said,
+            "TBEAST_WORKERS": WORKERS, "TBEAST_NATIVE": NATIVE, **said,
         }  # fmt: skip
         self.settings = load([Layer("test", values)])
         self.parts = Assembly(self.settings, reactor, time.time, Random(1).random, lambda: uuid.uuid4().hex)
