@@ -11,6 +11,7 @@ import atexit
 import os
 import random
 import resource
+import signal
 import socket
 import sys
 import time
@@ -199,6 +200,7 @@ class FrontDoor(Service):
         super().startService()  # type: ignore[no-untyped-call]
         if self._failed:
             return
+        ignore_signals()
         for line in self._settings.unused_here():
             self._log.warn("{line}", line=line)
         maybeDeferred(self.service.startService).addErrback(self._start_failed)
@@ -240,6 +242,17 @@ class FrontDoor(Service):
             return str(error)
         self._log.failure("the start failed in a way that was not foreseen", failure)
         return f"{type(error).__name__}: {error}"
+
+
+def ignore_signals() -> None:
+    """Take no notice of the signals that ask a running daemon for something, where nobody has taken them up.
+
+    Unheeded, each of them ends a process at once. They may well come before whoever heeds them is there, or while the
+    daemon stops, when its last counts are on their way.
+    """
+    for number in (signal.SIGHUP, signal.SIGUSR2):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _port_names(settings: Settings, port: int) -> list[str]:

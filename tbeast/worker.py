@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from twisted.application.service import IService
 from twisted.internet.defer import Deferred
@@ -118,7 +118,8 @@ class Worker:
         self.room = Room(self, welcome)
 
     def _cannot_begin(self, failure: Any) -> None:
-        self.log.failure("the worker cannot begin", failure)
+        if not self._is_over:
+            self.log.failure("the worker cannot begin", failure)
         self._leave()
 
     # What the hub says.
@@ -146,7 +147,10 @@ class Worker:
 
     async def _retire(self, text: bytes) -> bytes:
         seconds = hubwords.decode_seconds(text)
-        room = self._made()
+        room = self.room
+        if room is None:  # wanted no more before it was told anything
+            self._leave()
+            return b""
         if seconds:
             await room.rest(seconds)
         await self._stop()
@@ -238,7 +242,8 @@ class Room:
         self.counts.set_every(state.count_seconds)
 
     async def rest(self, seconds: float) -> None:
-        """Take nothing new, and wait until the connections have ended, but no longer than that.
+        """Take nothing new, and wait until the connections have ended and the datagrams are answered, but no longer
+        than that.
 
         Each is told with its next answer that it is the last one. One that was idle for a while is ended: whoever is
         about to ask anew would else lose the question.
@@ -254,7 +259,8 @@ class Room:
         quiet: dict[Any, int] = {}
         while self._reactor.seconds() < until:
             channels = [channel for site in sites for channel in site.connections]
-            if not channels and not (self.native is not None and self.native.connections):
+            waiting = any(cast("Any", protocol).waiting for protocol in self.ports.protocols)
+            if not channels and not waiting and not (self.native is not None and self.native.connections):
                 break
             for channel in channels:
                 channel.part()

@@ -5,12 +5,15 @@ Everything it needs it inherits or is told over the line; there is nothing to sa
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 import time
 import uuid
 from collections.abc import Callable
-from typing import Any, TextIO
+from contextlib import suppress
+from signal import SIGKILL
+from typing import Any, Final, TextIO
 
 from twisted.logger import (
     FilteringLogObserver,
@@ -23,6 +26,8 @@ from twisted.logger import (
 )
 from zope.interface import provider
 
+_PR_SET_PDEATHSIG: Final = 1
+
 
 def main() -> None:
     """Work until the hub ends it, or is gone."""
@@ -30,6 +35,7 @@ def main() -> None:
 
     from tbeast.worker import Worker
 
+    _die_with_the_hub()
     _log_to(sys.stderr)
     uptime = _uptime()
     real: Any = reactor
@@ -37,6 +43,15 @@ def main() -> None:
     worker = Worker(real, uptime, lambda: uuid.uuid4().hex, os.getpid())
     real.callWhenRunning(worker.begin)
     real.run()
+
+
+def _die_with_the_hub() -> None:
+    """Have the system end us when the hub is gone, even if we are stopped or hang: else we would keep its ports.
+
+    Otherwise the line's end tells us. Where the system knows no such thing (prctl(2), PR_SET_PDEATHSIG), that is all.
+    """
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(SIGKILL))
 
 
 def _uptime() -> Callable[[], float]:

@@ -18,7 +18,7 @@ from tbeast.codecs.pricequeries import PriceQuery
 from tbeast.codecs.problems import Problem
 from tbeast.interfaces import Now
 from tbeast.servers.answers import Answers
-from tbeast.servers.lpo import KeyedPage
+from tbeast.servers.lpo import ExplainPage, KeyedPage
 
 RELAYED: Final = (b"exchanges", b"explain", b"stats")
 """The pages that only the hub can give."""
@@ -47,7 +47,7 @@ class AnswerRelay:
         """See L{tbeast.services.hub.Relay.page}."""
         page: Any = self._pages[name.encode("ascii")]
         noted: Any = _Noted()
-        if below:
+        if isinstance(page, ExplainPage):  # alone, it is the worker's
             page = page.getChild(below, noted)
         if isinstance(page, KeyedPage):
             page.answer_admitted(noted, self._now())

@@ -28,7 +28,7 @@ from tbeast.interfaces import Now
 from tbeast.servers.answers import RETRY_AFTER_SECONDS, SHELF, Answer, Answers, unknown
 from tbeast.servers.gate import Gate
 from tbeast.servers.lpo import ExplainPage, KeyedPage
-from tbeast.servers.site import NotFound, WebRequest
+from tbeast.servers.site import WebRequest
 
 PATIENCE_SECONDS: Final = 10.0
 """How long the hub is waited for. Its own look-ups end sooner."""
@@ -148,7 +148,7 @@ class RelayedExplainPage(ExplainPage):
 
     def getChild(self, path: bytes, request: Request) -> Resource:
         """Whatever stands there is taken as an asset."""
-        return RelayedPage(*self._relayed, "explain", path) if path else NotFound()
+        return RelayedPage(*self._relayed, "explain", path)
 
 
 def relayed_pages(

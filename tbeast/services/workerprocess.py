@@ -32,6 +32,10 @@ SILENT_SECONDS: Final = 10
 END_SECONDS: Final = 8.0
 """How long a worker may take for its end beyond what it was given for its connections."""
 
+KEPT_FROM_WORKERS: Final = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
+"""Ctrl-C in a terminal reaches every process there, and what is meant for the daemon may be sent to all that belong to
+it; a worker hears of these from us alone."""
+
 LAST_LINES: Final = 8
 LONGEST_LINE: Final = 65_536
 
@@ -146,8 +150,7 @@ class Child(ProcessProtocol):
         }  # fmt: skip
         self.desk.serving.addCallbacks(self._serves, self._does_not_serve)
         self._limit = means.reactor.callLater(START_SECONDS, self._too_slow)
-        # Ctrl-C in a terminal reaches every process there; a worker is to hear of the end from us alone
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, KEPT_FROM_WORKERS)
         try:
             means.reactor.spawnProcess(
                 self, means.command[0], list(means.command), env=dict(means.environ), childFDs=descriptors

@@ -7,7 +7,8 @@ The rules.
    then ever more slowly.
  - A worker speaks once a second. One that says nothing for L{SILENT_SECONDS} is ended by SIGKILL, by its process id
    alone: the kernel would give it its share of the connections for ever.
- - A worker ends when the line to the hub ends, so that it goes even when the hub is killed. SIGINT is kept from it.
+ - A worker ends when the line to the hub ends, so that it goes even when the hub is killed. SIGINT, SIGHUP and SIGUSR2
+   are kept from it.
  - To replace all of them while they serve (L{Workers.roll}), each place gets a successor on the same ports; when that
    one listens, the old one takes nothing new, and ends with its last connection, or after L{PATIENCE_SECONDS}. The next
    place comes only then. A successor that does not come up ends this, and the old one stays.
@@ -92,7 +93,7 @@ class Workers(Service):
         self._watch = Periodic("workers", self._look, 1.0, means.reactor, counters)
         self._since = now()
         self._state = DOWN
-        self._rolling = False
+        self._rolling = self._asked_to_roll = False
 
     @property
     def serving(self) -> int:
@@ -151,17 +152,23 @@ class Workers(Service):
         self.ports.close()
 
     async def roll(self) -> None:
-        """Replace all of them, one after the other, without refusing anybody; does not fail."""
-        if self._rolling or not self.running:
+        """Replace all of them, one after the other, without refusing anybody; does not fail.
+
+        Whoever asks for it meanwhile has it done once more: some were replaced before there was the reason to ask.
+        """
+        self._asked_to_roll = True
+        if self._rolling:
             return
         self._rolling = True
         try:
-            self.log.info("replacing the workers, as asked")
-            for place in list(self._places):
-                if not self.running:
-                    return
-                await place.replace()
-            self.log.info("the workers are replaced")
+            while self._asked_to_roll and self.running:
+                self._asked_to_roll = False
+                self.log.info("replacing the workers, as asked")
+                for place in list(self._places):
+                    if not self.running:
+                        return
+                    await place.replace()
+                self.log.info("the workers are replaced")
         except WorkerError as error:
             self.log.error("the workers are not replaced any further: {why}", why=error)
         finally:
@@ -213,7 +220,8 @@ class Place:
 
     def start(self) -> Child:
         """Fill it; give who is to hold it."""
-        self.holder = child = self._spawn()
+        self.holder = child = self._made()
+        child.spawn()
         return child
 
     async def stop(self) -> None:
@@ -232,7 +240,8 @@ class Place:
         """
         if self.holder is None:
             return  # another one is on its way already
-        successor = self._successor = self._spawn()
+        successor = self._successor = self._made()
+        successor.spawn()
         try:
             await successor.up
         finally:
@@ -273,16 +282,17 @@ class Place:
 
     def _again(self) -> None:
         self._restart = None
-        self.holder = self._spawn()
-        self.holder.up.addErrback(lambda _: None)  # it has been told already
+        self.start().up.addErrback(lambda _: None)  # it has been told already
 
-    def _spawn(self) -> Child:
+    def _made(self) -> Child:
+        """The next one to come here; whoever spawns it has noted it before, for that may fail at once."""
+        # a few names in turn, so that of a place no two are one node, and yet no name is left behind
+        used = {child.desk.name for child in self.children()}
         self._serial += 1
-        # two names in turn, so that of a place the old and the new are two nodes, and yet no name is left behind
-        desk = Desk(self._workers.hub, f"{self._node}{'ab'[self._serial % 2]}")
-        child = Child(self, self._workers.means, desk, is_first=self._serial == 1)
-        child.spawn()
-        return child
+        while (name := f"{self._node}{'abcd'[self._serial % 4]}") in used:
+            self._serial += 1
+        desk = Desk(self._workers.hub, name)
+        return Child(self, self._workers.means, desk, is_first=self._serial == 1)
 
 
 class Rolling(Service):

@@ -275,6 +275,18 @@ class FrontDoorTests(LogCase):
         self.assertEqual(part.calls, ["privileged", "start", "stop"])
         self.assertEqual((self.left, self.lines), ([], []))
 
+    def test_signals_that_nobody_heeds_yet(self) -> None:
+        """They would end the process; whoever has taken one up keeps it."""
+        kept = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGUSR2)}
+        self.addCleanup(lambda: [signal.signal(number, handler) for number, handler in kept.items()])
+        heeded: list[int] = []
+        signal.signal(signal.SIGHUP, lambda number, frame: heeded.append(number))
+        signal.signal(signal.SIGUSR2, signal.SIG_DFL)
+        self.door(Part()).startService()
+        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGUSR2)
+        self.assertEqual(([signal.SIGHUP], signal.SIG_IGN), (heeded, signal.getsignal(signal.SIGUSR2)))
+
     def test_what_has_no_effect_is_told_at_the_start(self) -> None:
         self.door(Part(), ADMIN_KEY="a" * 16).startService()
         self.assertEqual(len(self.lines), 1)

@@ -130,6 +130,7 @@ class InheritedPorts:
 
     @ivar open: the ports that are listened on.
     @ivar factories: what connections are made by.
+    @ivar protocols: what answers datagrams.
     """
 
     def __init__(self, reactor: Any, interface: str, tcp: int, udp: int) -> None:
@@ -140,6 +141,7 @@ class InheritedPorts:
         """
         self.open: list[Any] = []
         self.factories: list[IProtocolFactory] = []
+        self.protocols: list[DatagramProtocol] = []
         self._reactor = reactor
         self._family = socket.AF_INET6 if ":" in interface else socket.AF_INET
         self._tcp = tcp
@@ -156,6 +158,7 @@ class InheritedPorts:
         """See L{tbeast.surface.Ports.udp}."""
         port: IListeningPort = self._reactor.adoptDatagramPort(self._udp, self._family, protocol)
         self.open.append(port)
+        self.protocols.append(protocol)
         return port
 
     def rest(self) -> None:
