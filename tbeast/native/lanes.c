@@ -576,6 +576,12 @@ static bool same_sender(const struct msghdr *one, const struct msghdr *other) {
     return one->msg_namelen == other->msg_namelen && !memcmp(one->msg_name, other->msg_name, one->msg_namelen);
 }
 
+/* Whoever names port 0 as its own cannot be answered, however it is sent: EINVAL says nothing of cutting then. */
+static bool to_a_port(const struct msghdr *message) {
+    const struct sockaddr_in *to = message->msg_name; /* IPv6 has the port in the same place */
+    return to->sin_port != 0;
+}
+
 /* Send so many answers. Those that go to one sender, one after the other, and are equally long (the last may be shorter)
  * are handed to the system as one message, which it cuts (UDP_SEGMENT, from Linux 4.18 on). */
 static void send_answers(Lanes *self, int answers) {
@@ -616,7 +622,8 @@ static void send_answers(Lanes *self, int answers) {
             while (sent--) answered += counts[done++];
         } else if (errno == EINTR) {
             continue;
-        } else if (counts[done] > 1 && (errno == EINVAL || errno == EIO || errno == EMSGSIZE || errno == EOPNOTSUPP)) {
+        } else if (counts[done] > 1 && to_a_port(&merged[done].msg_hdr) &&
+                   (errno == EINVAL || errno == EIO || errno == EMSGSIZE || errno == EOPNOTSUPP)) {
             /* this system, or this way out, does not cut: what is left goes one by one from now on */
             self->segmenting = false;
             for (int at = 0; at < answers - answered; at++) {

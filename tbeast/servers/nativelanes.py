@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import suppress
 from typing import Any, Final, Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IProtocolFactory, IReadDescriptor
@@ -102,16 +103,17 @@ class LearningGate(Gate):
     def __init__(self, keyring: Keyring, lanes: Lanes, open_standing: OpenStanding = Standing) -> None:
         self.lanes = lanes
         self._learned: set[str] = set()
+        self._is_shut = False
         super().__init__(keyring, open_standing)
 
     @property
     def is_shut(self) -> bool:
         """See L{Gate.is_shut}."""
-        return self.lanes.shut
+        return self._is_shut
 
     @is_shut.setter
     def is_shut(self, is_shut: bool) -> None:
-        self.lanes.shut = is_shut
+        self._is_shut = self.lanes.shut = is_shut
 
     def admit(self, key: bytes, now: float) -> Verdict:
         """Decide on one question asked with C{key}; an admitted one is counted."""
@@ -164,6 +166,7 @@ class NativeLanes:
         self._told: dict[str, int] = {}
         self._is_exhausted = False
         self._expiry: IDelayedCall | None = None
+        self._spare = -1
         ledger.beside = self
         counters.gather = self.count
 
@@ -182,6 +185,8 @@ class NativeLanes:
 
     def doRead(self) -> None:
         """Something is ready."""
+        if self._ledger.is_closed:
+            self._lanes.shut = True  # nobody is answered whose answer could not be recorded
         found = self._lanes.turn(self._now(), self._site.date() if self._site is not None else _NO_DATE)
         if found is None:
             return
@@ -215,6 +220,7 @@ class NativeLanes:
         # what is accepted has it from the port: no answer waits for an acknowledgement of the one before
         port.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._lanes.listen(port.fileno())
+        self._take_spare()
         self._begin()
         self._plan_expiry()
 
@@ -230,21 +236,39 @@ class NativeLanes:
         self._lanes.end_listening()
         self._expiry.cancel()
         self._expiry = None
+        self._give_spare_back()
         self._end()
 
     def _adopt(self, descriptor: int, received: bytes, unsent: bytes, verdict: Verdict | None) -> None:
         adopting = _Adopting(self._site)
+        # it takes another descriptor until ours is closed, and there may be none left but the spare one
+        self._give_spare_back()
         try:
             self._reactor.adoptStreamConnection(descriptor, self._family, adopting)
         except OSError:
-            return  # the client is gone already
+            # the client is gone already; or there was no descriptor for what else the connection needs
+            if adopting.protocol is not None and adopting.protocol.transport is not None:
+                adopting.protocol.transport.abortConnection()
+            return
         finally:
             os.close(descriptor)
+            self._take_spare()
         channel = adopting.protocol
         if unsent:
             channel.transport.write(unsent)
+            if self._lanes.parting:
+                channel.loseConnection()  # as the last answer in it says
         if received:
             channel.go_on(received, verdict)
+
+    def _take_spare(self) -> None:
+        with suppress(OSError):  # if somebody was quicker, there may be one the next time
+            self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    def _give_spare_back(self) -> None:
+        if self._spare >= 0:
+            os.close(self._spare)
+            self._spare = -1
 
     def _plan_expiry(self) -> None:
         self._expiry = self._reactor.callLater(EXPIRE_SECONDS, self._expire)
@@ -308,6 +332,7 @@ class NativeLanes:
     def count(self) -> None:
         """Bring what has happened natively into the counters."""
         figures = self._lanes.figures()
+        figures["sent"] = figures["answers"] - figures["unsendable"]
         counts = self._counters.counts
         for name, keys in _COUNTED.items():
             more = figures[name] - self._told.get(name, 0)
@@ -319,7 +344,7 @@ class NativeLanes:
 
 _COUNTED: Final = {
     "requests": (("requests", SERVICE, "http", "200"), ("lookups", SHELF)),
-    "answers": (("requests", SERVICE, "udp", "200"), ("lookups", SHELF)),
+    "sent": (("requests", SERVICE, "udp", "200"), ("lookups", SHELF)),
     "unsendable": (("udp_dropped", SERVICE, UNSENDABLE), ("lookups", SHELF)),
     "accepted": (("lane_connections", "accepted"),),
     "left": (("lane_connections", "left"),),

@@ -96,11 +96,13 @@ class _Cycle:
     """A cycle whose rows leave.
 
     @ivar rows: all of them.
+    @ivar found: whether an earlier process has noted them, whose journal may have batches of the same ids.
     @ivar gone: how many batches of them have left.
     """
 
     id: str
     rows: list[Row]
+    found: bool = False
     gone: int = 0
 
     @property
@@ -209,7 +211,7 @@ class UsageWriter(Service):
         """
         self._journal.open()
         if self._notes is not None:
-            self._ending.extend(_Cycle(cycle, added_up(rows)) for cycle, rows in self._notes.left())
+            self._ending.extend(_Cycle(cycle, added_up(rows), found=True) for cycle, rows in self._notes.left())
         self._ledger.is_closed = False
         super().startService()  # type: ignore[no-untyped-call]
         self._rounds.startService()
@@ -335,7 +337,9 @@ class UsageWriter(Service):
         """Let some of what was noted leave; whether it has."""
         cycle = self._ending[0]
         numbers = cycle.next
-        if numbers and not self._taken([batch_of_cycle(cycle.id, each, self._node, cycle.rows) for each in numbers]):
+        batches = [batch_of_cycle(cycle.id, each, self._node, cycle.rows) for each in numbers]
+        # what the journal may hold already is not held twice: it is read back, which passes over what is held
+        if batches and not self._taken(batches, hold=not cycle.found):
             return False
         cycle.gone = numbers.stop
         if not cycle.next:
@@ -355,11 +359,14 @@ class UsageWriter(Service):
     def _may_skip_journal(self) -> bool:
         return not self._drain.away and self._drain.has_room(())
 
-    def _taken(self, batches: list[Batch]) -> bool:
-        """Give batches to the journal, else straight to the database; whether either took them."""
+    def _taken(self, batches: list[Batch], hold: bool = True) -> bool:
+        """Give batches to the journal, else straight to the database; whether either took them.
+
+        @param hold: whether the journal may hold them, if it is caught up and there is room.
+        """
         room = self._drain.has_room(batches)
         if self._may_try_journal():
-            hold = room and self._journal.caught_up
+            hold = hold and room and self._journal.caught_up
             if self._appended(batches, hold) is None:
                 if hold:
                     self._drain.take(batches, spooled=True)
