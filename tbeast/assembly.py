@@ -64,7 +64,7 @@ from tbeast.services.workerkeys import KeyWatch
 from tbeast.services.workerprocess import Means
 from tbeast.services.workers import Rolling, Workers, cores
 from tbeast.settings import AUTO, LAB, REFUSE, SERVER_TYPES, SETTINGS, ExchangeAddress, Settings
-from tbeast.surface import BACKLOG, Behind, BoundPorts, Surface, native_parts
+from tbeast.surface import BACKLOG, Behind, BoundPorts, Surface, native_parts, release_memory, settle_memory
 
 METERING_WATCH_SECONDS = 0.1
 LAB_COMMAND = (sys.executable, "-m", "tbeast.lab", "--parent")
@@ -299,6 +299,7 @@ class Assembly:
             yield from self._lpo()
         reloads: list[tuple[str, Reload]] = [("parameters", parameters.reload), ("asset map", self.maps.reload)]
         yield Reloading(reloads, reactor)
+        yield Called("memory", settle_memory, release_memory)
         yield Called("banner", self._banner)
 
     def _lpo(self) -> Iterable[Any]:

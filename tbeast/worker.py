@@ -45,7 +45,7 @@ from tbeast.services.periodic import Periodic
 from tbeast.services.workercounts import WorkerCounts
 from tbeast.services.workerkeys import MirroredKeys
 from tbeast.settings import LAB, Layer, load
-from tbeast.surface import Behind, Surface, native_parts
+from tbeast.surface import Behind, Surface, native_parts, settle_memory
 
 BEAT_SECONDS: Final = 1.0
 QUICK_BEATS: Final = 3
@@ -143,6 +143,7 @@ class Worker:
 
     async def _serve(self, text: bytes) -> bytes:
         await self._made().root.startService()
+        settle_memory()
         return b""
 
     async def _retire(self, text: bytes) -> bytes:

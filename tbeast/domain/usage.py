@@ -108,6 +108,10 @@ class Tallies(Protocol):
     def kinds(self) -> int:
         """How many rows L{drain} would give."""
 
+    @property
+    def requests(self) -> int:
+        """How many requests they are of."""
+
     def drain(self) -> list[Row]:
         """Take out what was counted; rows of one hour differ in their kinds."""
 
@@ -144,8 +148,8 @@ class Ledger:
     @property
     def requests(self) -> int:
         """How many requests wait."""
-        self.gather()
-        return sum(int(entry[1]) for window in self._windows.values() for entry in window.values())
+        own = sum(int(entry[1]) for window in self._windows.values() for entry in window.values())
+        return own if self.beside is None else own + self.beside.requests
 
     def count(
         self,

@@ -76,7 +76,7 @@ void *hot_keys_take(hot_keys *keys, const uint64_t hash[2]);
 
 /* The tally: answered questions by kind, until somebody takes them out. */
 
-enum { TALLY_MOST = 32768 };
+enum { TALLY_MOST = 65536 };
 enum { HOT_HTTP = 0, HOT_UDP = 1 };
 
 typedef struct {

@@ -19,6 +19,7 @@
 #include <arpa/inet.h>
 #include <ctype.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <netinet/in.h>
 #include <netinet/udp.h>
@@ -156,6 +157,7 @@ typedef struct {
     bool gone; /* whether there may be such */
     char shut, parting;
     int epoll, listener, datagrams;
+    int highest; /* descriptor that connections may have; -1: any */
     bool listening, segmenting;
     connection *connections; /* by descriptor */
     int connections_size, oldest, newest;
@@ -397,7 +399,18 @@ static void forget(Lanes *self, int descriptor) {
     self->open_connections--;
 }
 
+/* Whether there is a descriptor for one more connection, and those that the rest of the process may need. The system
+ * gives the lowest number that is free, so one that is high tells that there are few left. */
+static bool has_room(const Lanes *self) {
+    if (self->highest < 0) return true;
+    int probe = fcntl(self->epoll, F_DUPFD_CLOEXEC, 0);
+    if (probe < 0) return false;
+    close(probe);
+    return probe <= self->highest;
+}
+
 static void watch_listener(Lanes *self, bool listening) {
+    if (listening && self->listener >= 0 && !self->listening && !has_room(self)) return;
     struct epoll_event event = {.events = EPOLLIN, .data.fd = self->listener};
     if (self->listener < 0 || self->listening == listening) return;
     if (epoll_ctl(self->epoll, listening ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, self->listener, &event) == 0)
@@ -443,6 +456,11 @@ static void accept_some(Lanes *self, double up) {
         link_newest(self, descriptor, up);
         self->open_connections++;
         self->accepted++;
+        if (self->highest >= 0 && descriptor >= self->highest) {
+            self->exhausted++;
+            watch_listener(self, false);
+            return;
+        }
     }
 }
 
@@ -1112,6 +1130,7 @@ static PyObject *lanes_new(PyTypeObject *type, PyObject *arguments, PyObject *na
     Lanes *self = (Lanes *)type->tp_alloc(type, 0);
     if (self == NULL) return NULL;
     self->epoll = self->listener = self->datagrams = self->oldest = self->newest = -1;
+    self->highest = -1;
     self->segmenting = true;
     self->budget = budget;
     self->linger = linger < 0.001 ? linger : 0.001;
@@ -1187,6 +1206,8 @@ static PyGetSetDef lanes_properties[] = {
 };
 
 static PyMemberDef lanes_members[] = {
+    {"highest", T_INT, offsetof(Lanes, highest), 0,
+     "The highest descriptor that a connection may have, so that some are left for others; -1: any."},
     {"shut", T_BOOL, offsetof(Lanes, shut), 0, "Whether nothing is answered here, and everything handed over."},
     {"parting", T_BOOL, offsetof(Lanes, parting), 0, "Whether the next answer on each connection is its last."},
     {NULL, 0, 0, 0, NULL},

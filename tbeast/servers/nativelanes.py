@@ -15,6 +15,7 @@ Three things keep the two in step:
 from __future__ import annotations
 
 import os
+import resource
 import socket
 from contextlib import suppress
 from typing import Any, Final, Protocol
@@ -38,6 +39,7 @@ from tbeast.servers.gate import Gate, Keyring
 
 SERVICE: Final = "lpo"
 EXPIRE_SECONDS: Final = 1.0
+KEPT_DESCRIPTORS: Final = 256
 
 
 class Lanes(Protocol):
@@ -46,6 +48,7 @@ class Lanes(Protocol):
     shut: bool
 
     parting: bool
+    highest: int
 
     def turn(self, now: float, date: bytes, /) -> tuple[list[Any], list[Any]] | None:
         """Serve what is ready; give what must be handed over."""
@@ -164,6 +167,7 @@ class NativeLanes:
         self._protocol: Any = None
         self._users = 0
         self._told: dict[str, int] = {}
+        self._exhausted = 0
         self._is_exhausted = False
         self._expiry: IDelayedCall | None = None
         self._spare = -1
@@ -220,6 +224,7 @@ class NativeLanes:
         # what is accepted has it from the port: no answer waits for an acknowledgement of the one before
         port.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._lanes.listen(port.fileno())
+        self._lanes.highest = highest_descriptor(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         self._take_spare()
         self._begin()
         self._plan_expiry()
@@ -276,8 +281,8 @@ class NativeLanes:
     def _expire(self) -> None:
         self._plan_expiry()
         self._lanes.expire(float(self._site.timeOut))
-        exhausted = self._lanes.figures()["exhausted"]
-        if (exhausted > self._told.get("exhausted", 0)) != self._is_exhausted:
+        before, self._exhausted = self._exhausted, self._lanes.figures()["exhausted"]
+        if (self._exhausted > before) != self._is_exhausted:
             self._is_exhausted = not self._is_exhausted
             if self._is_exhausted:
                 self._log.error("no descriptors are left for more connections; those that wait are taken when some end")
@@ -318,6 +323,11 @@ class NativeLanes:
         """See L{tbeast.domain.usage.Tallies.kinds}."""
         return self._lanes.kinds
 
+    @property
+    def requests(self) -> int:
+        """See L{tbeast.domain.usage.Tallies.requests}."""
+        return self._lanes.figures()["waiting"]
+
     def drain(self) -> list[Row]:
         """See L{tbeast.domain.usage.Tallies.drain}."""
         return [
@@ -352,6 +362,16 @@ _COUNTED: Final = {
     "exhausted": (("lane_connections", "no_descriptor"),),
 }
 """A figure of the native part: the counters that it adds to."""
+
+
+
+def highest_descriptor(limit: int) -> int:
+    """The highest descriptor for connections, where a process may have so many; the rest is for feeds, files and such.
+
+    An eighth is kept from them, but no more than L{KEPT_DESCRIPTORS}.
+    """
+    return limit - min(KEPT_DESCRIPTORS, limit // 8) if limit > 0 else -1
+
 
 _NO_DATE: Final = b"Thu, 01 Jan 1970 00:00:00 GMT"
 

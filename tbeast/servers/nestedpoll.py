@@ -42,6 +42,7 @@ class NestedPoll:
         self._reactor = reactor
         self._epoll: Any = None
         self._reading: dict[int, Any] = {}
+        self._outside: set[Any] = set()  # whom the reactor itself watches
 
     def __getattr__(self, name: str) -> Any:
         """What a transport asks of its reactor beside reading, the reactor gives."""
@@ -54,10 +55,15 @@ class NestedPoll:
     def addReader(self, transport: Any) -> None:
         """Watch a transport, and call its C{doRead} when there is something to read."""
         number = transport.fileno()
-        if number in self._reading:
+        if number in self._reading or transport in self._outside:
             return
         if self._epoll is None:
-            self._epoll = select.epoll()
+            try:
+                self._epoll = select.epoll()
+            except OSError:  # no descriptor is left for it
+                self._outside.add(transport)
+                self._reactor.addReader(transport)
+                return
             self._reactor.addReader(self)
         self._epoll.register(number, select.EPOLLIN)
         self._reading[number] = transport
@@ -65,6 +71,9 @@ class NestedPoll:
     def removeReader(self, transport: Any) -> None:
         """Watch it no more."""
         number = transport.fileno()
+        if transport in self._outside:
+            self._outside.discard(transport)
+            self._reactor.removeReader(transport)
         if self._reading.pop(number, None) is None:
             return
         self._epoll.unregister(number)

@@ -168,6 +168,7 @@ class UsageWriter(Service):
         self._cycle = ""
         self._cycle_ends_at = 0.0
         self._ending: deque[_Cycle] = deque()
+        self._gone: list[str] = []
         self._telling = UsageTelling(heard_usage, usage_counters, counters, now)
         self._drain = UsageDrain(store, journal, counters, clock, chance, self._written, most_writes)
         self._rounds = Periodic("usage writer", self._round, ROUND_SECONDS, clock, counters)
@@ -344,9 +345,15 @@ class UsageWriter(Service):
         cycle.gone = numbers.stop
         if not cycle.next:
             self._ending.popleft()
-            assert self._notes is not None
-            self._notes.end(cycle.id)
+            self._gone.append(cycle.id)
         return True
+
+    def _end_notes(self) -> None:
+        """What cycles have noted need not be kept when nothing of them is in memory alone any more."""
+        if self._notes is not None and self._gone and not self._drain.unspooled:
+            for cycle in self._gone:
+                self._notes.end(cycle)
+            self._gone = []
 
     def _leave_more(self) -> None:
         self._more = None
@@ -435,6 +442,7 @@ class UsageWriter(Service):
 
     async def _sync(self) -> None:
         self._telling.tell()
+        self._end_notes()
         works = [work for part in (self._notes, self._journal) if part is not None and (work := part.unsynced())]
         try:
             for work in works:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import gc
 import json
 import socket
 import ssl
@@ -21,12 +22,12 @@ from twisted.internet.defer import maybeDeferred
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.internet.protocol import DatagramProtocol
 from twisted.internet.threads import deferToThread
-from twisted.trial.unittest import TestCase
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from tbeast.servers.health import Health, health_tree
 from tbeast.servers.metrics import Metrics
 from tbeast.settings import Layer, load
-from tbeast.surface import Behind, BoundPorts, Surface
+from tbeast.surface import Behind, BoundPorts, Surface, release_memory, settle_memory
 from tbeast.test.servers.rooms import PARTNER, House, question
 
 TIMEOUT_SECONDS = 20.0
@@ -243,3 +244,15 @@ class TlsTests(SurfaceCase):
 
         await self.in_thread(client)
         self.assertEqual(0, self.house.ledger.requests)
+
+
+class MemoryTests(SynchronousTestCase):
+    def test_settled_and_released(self) -> None:
+        """What there is is passed over until it is released, and the collector is as it was then."""
+        before = gc.get_threshold(), gc.get_freeze_count()
+        settle_memory()
+        self.addCleanup(release_memory)
+        self.assertGreater(gc.get_freeze_count(), before[1])
+        self.assertGreater(gc.get_threshold()[0], before[0][0])
+        release_memory()
+        self.assertEqual((before[0], 0), (gc.get_threshold(), gc.get_freeze_count()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
 import socket
 import struct
@@ -90,6 +91,23 @@ class AnswerTests(ConnectionsCase):
         self.assertEqual((head() * 80, b"", None), (rest, unsent, verdict))
         self.assertEqual(ANSWER * 320, received(client, 320))
         self.assertEqual(320, self.figures("requests")[0])
+
+    def test_some_descriptors_are_kept(self) -> None:
+        """For whoever else needs them: the rest of the clients wait until some have ended."""
+        clients = [self.connect() for _ in range(6)]
+        free = os.dup(0)
+        os.close(free)
+        self.lanes.highest = free + 2
+        for _ in range(3):
+            self.turn(0.05)
+        self.assertEqual((3, 3, 1), self.figures("connections", "accepted", "exhausted"))
+        self.lanes.expire(1e6)  # looks again, and there is no room
+        self.turn(0.05)
+        self.assertEqual((3, 3), self.figures("connections", "accepted"))
+        clients[0].close()
+        self.turn_until(lambda: self.figures("accepted")[0] >= 4)  # its own descriptor is free as well
+        self.assertEqual(ANSWER, self.ask(clients[1], head()))
+        self.assertEqual(ANSWER, self.ask(clients[3], head()))
 
     def test_terms(self) -> None:
         standing = self.learn(ONE_A_SECOND)

@@ -131,7 +131,7 @@ class DrainTests(LanesCase):
 
     def test_full(self) -> None:
         """More kinds than there is room for are not answered here, until what is counted was taken out."""
-        most, keys = 32_768, [b"key-%d" % number for number in range(64)]
+        most, keys = 65_536, [b"key-%d" % number for number in range(128)]
         for key in keys:
             self.learn(evolve(PARTNER, key_id=key.decode()), key)
         assets = [f"A{number}" for number in range(most // len(keys))]

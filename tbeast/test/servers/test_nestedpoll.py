@@ -99,6 +99,20 @@ class NestedPollTests(SynchronousTestCase):
         """Whether the reactor would find it readable."""
         return bool(select.select([self.poll], [], [], 0)[0])
 
+    def test_no_descriptor_is_left(self) -> None:
+        """Then the reactor itself watches, and lets go when it is told."""
+
+        def none_left() -> None:
+            raise OSError(24, "too many open files")
+
+        self.patch(select, "epoll", none_left)
+        line = self.line()
+        self.poll.addReader(line)
+        self.assertEqual([line], self.reactor.readers)
+        self.poll.removeReader(line)
+        self.poll.removeReader(line)
+        self.assertEqual([], self.reactor.readers)
+
     def test_there_as_long_as_it_is_needed(self) -> None:
         self.assertEqual((-1, []), (self.poll.fileno(), self.reactor.readers))
         first, second = self.line(), self.line()

@@ -179,6 +179,22 @@ class FullTests(CycleCase):
         self.rig.advance(3)
         self.assertAllRecorded()
 
+    def test_notes_are_kept_while_the_database_has_not_said_yes(self) -> None:
+        """What the journal did not take is in memory alone but for them."""
+        self.store.mode, self.store.slow_seconds = "slow", 1e6
+        self.rig.count_kinds(MANY)
+        self.rig.turn()
+        self.rig.disk.full = True
+        self.rig.advance(CYCLE_SECONDS + 2.5)
+        self.assertEqual(1, len(self.notes))
+        self.store.late.clear()  # and it never will
+        self.rig.disk.full = False
+        self.rig.kill()
+        self.store.mode = "up"
+        self.rig.start()
+        self.rig.turn()
+        self.assertAllRecorded()
+
     def test_nothing_takes_it(self) -> None:
         """Neither disk nor database: it stays in memory, and is told when it is lost."""
         self.store.mode = "away"
@@ -225,7 +241,7 @@ class ConservationTests(SynchronousTestCase):
                         self.assertEqual([], alone)
                     waiting = sum(row.request_count for cycle in rig.writer._ending for row in cycle.waiting)
                     untold = rig.beside.untold
-                    own = rig.ledger.requests - rig.beside.kinds  # gathers
+                    own = rig.ledger.requests
                     lost += untold if noted else own + waiting + sum(one.requests for one in alone)
                     rig.kill()
                     rig.start()

@@ -167,6 +167,10 @@ class Beside:
     def kinds(self) -> int:
         return len(self._rows)
 
+    @property
+    def requests(self) -> int:
+        return int(sum(row[1] for row in self._rows.values()))
+
     def drain(self) -> list[Row]:
         rows = [Row(kind, *row) for (kind, _), row in self._rows.items()]
         self._rows, self._told = {}, {}
