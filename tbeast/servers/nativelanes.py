@@ -364,7 +364,6 @@ _COUNTED: Final = {
 """A figure of the native part: the counters that it adds to."""
 
 
-
 def highest_descriptor(limit: int) -> int:
     """The highest descriptor for connections, where a process may have so many; the rest is for feeds, files and such.
 

@@ -128,7 +128,10 @@ class WebChannel(HTTPChannel):
     def checkPersistence(self, request: Request, version: bytes) -> bool:
         """Whether the connection goes on after this request."""
         goes_on: bool = super().checkPersistence(request, version)  # type: ignore[no-untyped-call]
-        return goes_on and not self._is_parting
+        wishes = request.requestHeaders.getRawHeaders(b"connection", ())
+        # one field may have several wishes, with commas between them (RFC 9110, section 7.6.1)
+        is_last = any(wish.strip().lower() == b"close" for field in wishes for wish in field.split(b","))
+        return goes_on and not is_last and not self._is_parting
 
     def end(self) -> None:
         """Take no more requests: answer the one that is under way, if there is one, and end the connection."""
@@ -168,6 +171,11 @@ class WebChannel(HTTPChannel):
         """Take a header; a length with more digits than Python would read is as good as any that is too large."""
         name, colon, value = line.partition(b":")
         value = value.strip(b" \t")
+        if name.lower() == b"transfer-encoding" and value.lower() != b"chunked":
+            # identity, which Twisted would pass over, is none any more (RFC 9112, section 7); who thinks so may see
+            # another end of the body than we do
+            self._respondToBadRequestAndDisconnect()
+            return False
         if len(value) > MOST_LENGTH_DIGITS and name.lower() == b"content-length" and value.isdigit():
             line = name + colon + b"9" * MOST_LENGTH_DIGITS
         taken: bool = super().headerReceived(line)  # type: ignore[no-untyped-call]

@@ -105,10 +105,16 @@ BROKEN = (
 )  # fmt: skip
 """Bytes that are no request, or no plain one."""
 
-pieces = st.one_of(
-    st.just(HOT), st.sampled_from(WHOLE), st.sampled_from(WHOLE), st.sampled_from(BROKEN), st.binary(max_size=3),
-    st.tuples(st.sampled_from([HOT, *WHOLE[:10]]), st.integers(1, 3 * AT_A_TIME)).map(lambda some: some[0] * some[1]),
-)  # fmt: skip
+
+def pieces_of(whole: Sequence[bytes]) -> st.SearchStrategy[bytes]:
+    """What clients send, plain questions first of all; of the requests these."""
+    return st.one_of(
+        st.just(HOT), st.sampled_from(whole), st.sampled_from(whole), st.sampled_from(BROKEN), st.binary(max_size=3),
+        st.tuples(st.sampled_from([HOT, *WHOLE[:10]]), st.integers(1, 3 * AT_A_TIME)).map(lambda it: it[0] * it[1]),
+    )  # fmt: skip
+
+
+pieces = pieces_of(WHOLE)
 
 
 def sends(data: bytes) -> Step:
@@ -181,7 +187,9 @@ happenings = st.one_of(
 
 
 @st.composite
-def stories(draw: Any, between: st.SearchStrategy[Step] = happenings) -> list[Step]:
+def stories(
+    draw: Any, between: st.SearchStrategy[Step] = happenings, pieces: st.SearchStrategy[bytes] = pieces
+) -> list[Step]:
     """Bytes in any split, and between two parts of them whatever may happen."""
     data = b"".join(draw(st.lists(pieces, min_size=1, max_size=6)))
     cuts = draw(st.lists(st.integers(0, len(data)), max_size=6).map(sorted))

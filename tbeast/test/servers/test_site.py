@@ -64,6 +64,38 @@ class PathTests(SiteCase):
         self.assertEqual(404, read(raw, "HEAD").status)
 
 
+class ManyWaysToSayItTests(SiteCase):
+    def test_the_last_question(self) -> None:
+        """However a client says that it is, the connection ends, and the answer says so."""
+        for wish in (
+            [("Connection", "close")], [("Connection", "close, keep-alive")], [("Connection", "Keep-Alive,Close")],
+            [("Connection", "keep-alive"), ("Connection", "close")], [("Connection", "x,\tclose ,y")],
+        ):  # fmt: skip
+            wire = Wire(self.site)
+            answer = wire.ask("/price?asset=BTC", headers=wish)
+            self.assertEqual((200, "close"), (answer.status, answer.headers["Connection"]), wish)
+            self.assertFalse(wire.is_open, wish)
+        for wish in ([("Connection", "keep-alive")], [("Connection", "closed")], [("Connection", "x-close, upgrade")]):
+            wire = Wire(self.site)
+            self.assertNotIn("Connection", wire.ask("/price?asset=BTC", headers=wish).headers, wish)
+            self.assertTrue(wire.is_open, wish)
+
+    def test_codings_that_others_may_read_otherwise(self) -> None:
+        """A body is chunked, or as long as it says; nothing else is guessed at."""
+        for codings in (
+            ["identity"],
+            ["identity", "chunked"],
+            ["chunked", "identity"],
+            ["gzip, chunked"],
+            ["Chunked", "chunked"],
+        ):
+            wire = Wire(self.site)
+            fields = "".join(f"Transfer-Encoding: {coding}\r\n" for coding in codings)
+            raw = wire.send(question("/price?asset=BTC").replace(b"\r\n\r\n", f"\r\n{fields}\r\n0\r\n\r\n".encode()))
+            self.assertTrue(raw.startswith(b"HTTP/1.1 400 "), codings)
+            self.assertFalse(wire.is_open, codings)
+
+
 class MistakeTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.house = House()
