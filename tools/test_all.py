@@ -40,7 +40,11 @@ LEAST_LINES_COVERED = 95.0
 EXCUSED: dict[str, str] = {}
 """Full name of a test that may be skipped: why."""
 
-NATIVE = "tbeast.test.native."
+NATIVE = (
+    "tbeast.test.native.",
+    "tbeast.test.servers.test_differential_native.",
+    "tbeast.test.servers.test_nativelanes.",
+)
 
 
 def can_build() -> bool:
