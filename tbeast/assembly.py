@@ -43,11 +43,9 @@ from tbeast.domain.readyreplies import Shelf
 from tbeast.domain.sharedshelf import BYTES, SharedShelf, TwinShelf
 from tbeast.interfaces import Chance, Now
 from tbeast.servers.answers import Answers
-from tbeast.servers.gate import Gate
 from tbeast.servers.health import Health, health_tree
 from tbeast.servers.lpo import lpo_pages
 from tbeast.servers.metrics import Metrics
-from tbeast.servers.nativelanes import LearningGate, NativeLanes, open_lanes
 from tbeast.servers.relay import RELAYED, AnswerRelay
 from tbeast.services.assetmaps import AssetMaps
 from tbeast.services.companion import Companion
@@ -64,7 +62,7 @@ from tbeast.services.workerkeys import KeyWatch
 from tbeast.services.workerprocess import Means
 from tbeast.services.workers import Rolling, Workers, cores
 from tbeast.settings import AUTO, LAB, REFUSE, SERVER_TYPES, SETTINGS, ExchangeAddress, Settings
-from tbeast.surface import BACKLOG, Behind, BoundPorts, Surface, native_parts, release_memory, settle_memory
+from tbeast.surface import BACKLOG, Behind, BoundPorts, Surface, gated, native_parts, release_memory, settle_memory
 
 METERING_WATCH_SECONDS = 0.1
 LAB_COMMAND = (sys.executable, "-m", "tbeast.lab", "--parent")
@@ -173,13 +171,10 @@ class Assembly:
         )  # fmt: skip
 
         self.demo_key = self.accounting.demo_key
-        self.gate = Gate(self.accounting.keyring, self.accounting.open_standing)
-        self.native: NativeLanes | None = None
-        if parts is not None:
-            lanes = open_lanes(parts, shared, os.urandom(16))
-            self.gate = gate = LearningGate(self.accounting.keyring, lanes, self.accounting.open_standing)
-            self.accounting.keyring.withdrawn = gate.forget
-            self.native = NativeLanes(lanes, reactor, now, self.accounting.ledger, self.counters)
+        self.gate, self.native = gated(
+            parts, shared, self.accounting.keyring, self.accounting.open_standing, reactor, now,
+            self.accounting.ledger, self.counters,
+        )  # fmt: skip
         self.accounting.heard_usage = self.gate.heard_usage
         self.flush = PriceFlush(self.shelf, self.accounting.prices, now)
         self.flushing = Periodic("price flush", self.flush.flush, FLUSH_SECONDS, reactor, self.counters)

@@ -7,6 +7,7 @@ whoever makes the surface: bound here and now, or inherited from another process
 from __future__ import annotations
 
 import gc
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -23,15 +24,17 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.web.resource import Resource
 
 from tbeast.codecs.signatures import SpentMacs
+from tbeast.domain.admission import OpenStanding
 from tbeast.domain.counters import Counters
+from tbeast.domain.keys import Account
 from tbeast.domain.usage import Ledger
 from tbeast.interfaces import Now
 from tbeast.native.loading import load
 from tbeast.servers.answers import Answers
 from tbeast.servers.fastlane import PriceSite
-from tbeast.servers.gate import Gate
+from tbeast.servers.gate import Gate, Keyring
 from tbeast.servers.lpo import Feeds, lpo_pages
-from tbeast.servers.nativelanes import NativeLanes
+from tbeast.servers.nativelanes import LearningGate, NativeLanes, open_lanes
 from tbeast.servers.site import WebSite, tree
 from tbeast.servers.udp import PriceDatagrams
 from tbeast.services.lifecycle import Called
@@ -192,6 +195,32 @@ class Surface:
 def native_parts(settings: Settings) -> tuple[ModuleType | None, str]:
     """The native parts, if there are any and they are to be used; else C{None} and why."""
     return (None, "TBEAST_NATIVE is off") if settings.native == OFF else load()
+
+
+class LedKeyring(Keyring, Protocol):
+    """A keyring that tells of whom it has withdrawn.
+
+    @ivar withdrawn: told at once of every account that its key does not lead to any more.
+    """
+
+    withdrawn: Callable[[Account], object]
+
+
+def gated(
+    parts: ModuleType | None, shelf: Any, keyring: LedKeyring, open_standing: OpenStanding, reactor: Any, now: Now,
+    ledger: Ledger, counters: Counters,
+) -> tuple[Gate, NativeLanes | None]:  # fmt: skip
+    """The gate of a process, and its native lanes if it has any.
+
+    @param parts: as L{native_parts} gives them.
+    @param shelf: the memory of a L{tbeast.domain.sharedshelf.SharedShelf}, where there are parts.
+    """
+    if parts is None:
+        return Gate(keyring, open_standing), None
+    lanes = open_lanes(parts, shelf, os.urandom(16))
+    gate = LearningGate(keyring, lanes, open_standing)
+    keyring.withdrawn = gate.forget
+    return gate, NativeLanes(lanes, reactor, now, ledger, counters)
 
 
 def settle_memory() -> None:

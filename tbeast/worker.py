@@ -7,7 +7,6 @@ the listeners. Stop is the reverse. When the line ends the hub is gone, and nobo
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Final, cast
@@ -35,9 +34,6 @@ from tbeast.domain.sharedbuckets import Balance, Contact, Hello, Report
 from tbeast.domain.sharedshelf import BYTES, SharedShelf
 from tbeast.domain.usage import Ledger
 from tbeast.errors import CacheUnavailableError
-from tbeast.interfaces import Now
-from tbeast.servers.gate import Gate
-from tbeast.servers.nativelanes import LearningGate, NativeLanes, open_lanes
 from tbeast.servers.relayed import RelayedAnswers, relayed_pages
 from tbeast.services.lifecycle import Called, OrderedServices
 from tbeast.services.limits import ClusterLimits
@@ -45,7 +41,7 @@ from tbeast.services.periodic import Periodic
 from tbeast.services.workercounts import WorkerCounts
 from tbeast.services.workerkeys import MirroredKeys
 from tbeast.settings import LAB, Layer, load
-from tbeast.surface import Behind, Surface, native_parts, settle_memory
+from tbeast.surface import Behind, Surface, gated, native_parts, settle_memory
 
 BEAT_SECONDS: Final = 1.0
 QUICK_BEATS: Final = 3
@@ -205,7 +201,10 @@ class Room:
         line = HubLine(worker.link)
         self.limits = ClusterLimits(line, welcome.name, welcome.life, welcome.nodes, reactor, now, self.counters)
         self.memory = mapped(hubwords.SHELF, BYTES, writable=False)
-        self.gate, self.native = self._gated(now)
+        parts, _ = native_parts(self.settings)
+        self.gate, self.native = gated(
+            parts, self.memory, self.keys, self.limits.open_standing, reactor, now, self.ledger, self.counters
+        )
         self.answers = RelayedAnswers(
             assets=AssetMap({}, {}), shelf=SharedShelf(self.memory), hub=line, clock=reactor, now=now,
             counters=self.counters, simulated=self.settings.feeds == LAB,
@@ -224,16 +223,6 @@ class Room:
         self.root = OrderedServices(reactor)
         for child in self._children():
             child.setServiceParent(self.root)
-
-    def _gated(self, now: Now) -> tuple[Gate, NativeLanes | None]:
-        """The gate, and the native lanes if there are any."""
-        parts, _ = native_parts(self.settings)
-        if parts is None:
-            return Gate(self.keys, self.limits.open_standing), None
-        lanes = open_lanes(parts, self.memory, os.urandom(16))
-        gate = LearningGate(self.keys, lanes, self.limits.open_standing)
-        self.keys.withdrawn = gate.forget
-        return gate, NativeLanes(lanes, self._reactor, now, self.ledger, self.counters)
 
     def take(self, state: State) -> None:
         """The hub has said how things are."""
