@@ -59,7 +59,7 @@ typedef struct {
 
 typedef struct {
     PyTypeObject *type;
-    Py_ssize_t until, hurried;
+    Py_ssize_t until;
 } line_places;
 
 static int place_of(PyTypeObject *type, const char *name, Py_ssize_t *place) {
@@ -1099,7 +1099,7 @@ static int learn_places(Lanes *self) {
     static const char *const of_bucket[] = {"qps", "burst", "min_wait_seconds", "tokens", "_read_at", "_closed_until", NULL};
     static const char *const of_leased[] = {"_month_ends_at", "_free", "used", "_quota", "_line", "_room", "_tokens",
                                             "_spent", "_listed", "_burst", "_qps", "_shared", "_shared_at", NULL};
-    static const char *const of_line[] = {"until", "hurried", NULL};
+    static const char *const of_line[] = {"until", NULL};
     return slots_of(standing->type, of_standing,
                     (Py_ssize_t *[]){&standing->month_ends_at, &standing->free, &standing->used, &standing->quota,
                                      &standing->bucket}) ||
@@ -1110,7 +1110,7 @@ static int learn_places(Lanes *self) {
                     (Py_ssize_t *[]){&leased->month_ends_at, &leased->free, &leased->used, &leased->quota, &leased->line,
                                      &leased->room, &leased->tokens, &leased->spent, &leased->listed, &leased->burst,
                                      &leased->qps, &leased->shared, &leased->shared_at}) ||
-           slots_of(line->type, of_line, (Py_ssize_t *[]){&line->until, &line->hurried});
+           slots_of(line->type, of_line, (Py_ssize_t *[]){&line->until});
 }
 
 static PyObject *lanes_new(PyTypeObject *type, PyObject *arguments, PyObject *named) {
