@@ -52,7 +52,7 @@ from tbeast.domain.syncplan import (
 from tbeast.errors import CacheUnavailableError, StoreUnavailableError
 from tbeast.services.nightlysync import NightlySync
 from tbeast.services.sync import CacheSide, Progress, Summary, Sync, SyncLostError
-from tbeast.test.adapters.cache.clients import SharedServerCase, until
+from tbeast.test.adapters.cache.clients import SharedServerCase, sleep, until
 from tbeast.testing.logs import listen
 from tbeast.testing.postgres import fresh_database
 
@@ -600,6 +600,13 @@ class RealPartsTests(SharedServerCase):
 
         return told
 
+    async def bulk_is_back(self) -> None:
+        """Wait for the connection for bulk work, which may come back a little later than the one for commands."""
+        while True:
+            with ignoring(CacheUnavailableError):
+                return await self.valkey.send_packed(b"*1\r\n$4\r\nPING\r\n", 1)
+            await sleep(0.05)
+
     async def compare(self) -> int:
         """See that the cache holds exactly the rows that the database has; how many those are."""
         rows = await self.run_sql(
@@ -720,10 +727,8 @@ class RealPartsTests(SharedServerCase):
         with self.assertRaises(CacheUnavailableError):
             await job
         await self.mend()
-        done = None
-        while done is None:
-            with ignoring(CacheUnavailableError):  # the connection for bulk work may come back a little later
-                done = await self.sync.run()
+        await self.bulk_is_back()
+        done = await self.sync.run()
         assert isinstance(done, Summary)
         self.assertEqual(done.why, "there are no marks")
         self.assertEqual(await self.compare(), 1500)
@@ -736,8 +741,8 @@ class RealPartsTests(SharedServerCase):
             await job
         self.server.resume()
         await until(lambda: self.valkey.status.up)
-        with ignoring(CacheUnavailableError):  # the connection for bulk work may come back a little later
-            await self.sync.run()
+        await self.bulk_is_back()
+        await self.sync.run()
         done = await self.sync.run()
         assert isinstance(done, Summary)
         self.assertEqual(await self.compare(), 1500)
