@@ -134,11 +134,14 @@ static PyTypeObject Holder_Type = {
 enum { RECEIVED_MOST = 65536, SENT_MOST = 131072 };
 enum { IN_A_ROW_MOST = 320 }; /* so many answers to one client, which leaves with the rest: others want their turn */
 enum { EVENTS_A_ROUND = 256, ACCEPTS_A_ROUND = 64, DATAGRAMS_A_ROUND = 64, ROUNDS_OF_DATAGRAMS = 4 };
+enum { LUCK_MOST = 8, LUCK_LOST = 3 };
+static const double SOON = 2.0; /* moments between two turns; to be woken takes one of them */
 enum { DATAGRAM_ROOM = 2048, SEGMENTS_MOST = 64, SEGMENTED_MOST = 61440 };
 
 typedef struct {
     int before, after; /* in the order of their last request; -1: none */
     bool open;
+    uint8_t returns; /* how often it has come back from Python since it was last of any use here */
     double active_at;
 } connection;
 
@@ -162,9 +165,11 @@ typedef struct {
     connection *connections; /* by descriptor */
     int connections_size, oldest, newest;
     long long open_connections;
-    unsigned long long accepted, idled, left, exhausted, requests, answers, unsendable;
+    unsigned long long accepted, idled, left, returned, exhausted, requests, answers, unsendable;
     double turn_began, now_at_turn; /* what the clocks said at the beginning of the turn */
+    double turn_ended;              /* and at the end of the one before */
     double budget, linger;
+    int luck; /* how well looking again and again went lately; below 0: it is not done */
     uint8_t date[HOT_DATE];
     uint8_t received[RECEIVED_MOST], sent[SENT_MOST];
     struct epoll_event events[EVENTS_A_ROUND];
@@ -435,6 +440,17 @@ static int room_for(Lanes *self, int descriptor) {
     return 0;
 }
 
+/* Watch a connection from now on. */
+static int take_connection(Lanes *self, int descriptor, double up) {
+    struct epoll_event event = {.events = EPOLLIN, .data.fd = descriptor};
+    if (room_for(self, descriptor) || epoll_ctl(self->epoll, EPOLL_CTL_ADD, descriptor, &event)) return -1;
+    self->connections[descriptor].open = true;
+    self->connections[descriptor].returns = 0;
+    link_newest(self, descriptor, up);
+    self->open_connections++;
+    return 0;
+}
+
 static void accept_some(Lanes *self, double up) {
     for (int count = 0; count < ACCEPTS_A_ROUND; count++) {
         int descriptor = accept4(self->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
@@ -447,14 +463,10 @@ static void accept_some(Lanes *self, double up) {
             }
             return;
         }
-        struct epoll_event event = {.events = EPOLLIN, .data.fd = descriptor};
-        if (room_for(self, descriptor) || epoll_ctl(self->epoll, EPOLL_CTL_ADD, descriptor, &event)) {
+        if (take_connection(self, descriptor, up)) {
             close(descriptor);
             continue;
         }
-        self->connections[descriptor].open = true;
-        link_newest(self, descriptor, up);
-        self->open_connections++;
         self->accepted++;
         if (self->highest >= 0 && descriptor >= self->highest) {
             self->exhausted++;
@@ -464,12 +476,13 @@ static void accept_some(Lanes *self, double up) {
     }
 }
 
-/* Hand a connection over: (descriptor, received, unsent, verdict or None) is added to *left. */
+/* Hand a connection over: (descriptor, received, unsent, verdict or None, returns) is added to *left. */
 static int leave(Lanes *self, int descriptor, const uint8_t *received, size_t received_length, const uint8_t *unsent,
                  size_t unsent_length, PyObject *verdict, PyObject **left) {
     if (*left == NULL && (*left = PyList_New(0)) == NULL) return -1;
-    PyObject *one = Py_BuildValue("(iy#y#O)", descriptor, (const char *)received, (Py_ssize_t)received_length,
-                                  (const char *)unsent, (Py_ssize_t)unsent_length, verdict ? verdict : Py_None);
+    PyObject *one = Py_BuildValue("(iy#y#Oi)", descriptor, (const char *)received, (Py_ssize_t)received_length,
+                                  (const char *)unsent, (Py_ssize_t)unsent_length, verdict ? verdict : Py_None,
+                                  (int)self->connections[descriptor].returns);
     if (one == NULL || PyList_Append(*left, one)) {
         Py_XDECREF(one);
         return -1;
@@ -540,6 +553,7 @@ static int serve(Lanes *self, int descriptor, double up, PyObject **left) {
             }
         }
     }
+    if (at > self->received) self->connections[descriptor].returns = 0;
     if (to_send) {
         size_t sent = send_all(descriptor, self->sent, to_send);
         memmove(self->sent, self->sent + sent, to_send - sent);
@@ -732,21 +746,37 @@ static bool is_closed(const Lanes *self) {
     return true;
 }
 
-static int wait_for(int epoll, struct epoll_event *events, double seconds) {
-    struct timespec limit = {0, (long)(seconds * 1e9)};
-    if (seconds <= 0.0) return epoll_wait(epoll, events, EVENTS_A_ROUND, 0);
+static int look(Lanes *self) { return epoll_wait(self->epoll, self->events, EVENTS_A_ROUND, 0); }
+
+/* Wait a moment, asleep. */
+static int wait_asleep(Lanes *self) {
 #ifdef SYS_epoll_pwait2
-    return epoll_pwait2(epoll, events, EVENTS_A_ROUND, &limit, NULL);
+    struct timespec limit = {0, (long)(self->linger * 1e9)};
+    return epoll_pwait2(self->epoll, self->events, EVENTS_A_ROUND, &limit, NULL);
 #else
-    (void)limit;
-    return epoll_wait(epoll, events, EVENTS_A_ROUND, 0);
+    return look(self);
 #endif
+}
+
+/* Wait a moment, awake: where the next question comes soon, to fall asleep and be woken takes longer than to answer.
+ * Whether it comes soon is what the last ones tell. Where the moment passed in vain this is soon given up; and taken up
+ * again when, for a while, one turn came right after the other although we slept. */
+static int wait_awake(Lanes *self, double since) {
+    int ready;
+    do {
+        ready = look(self);
+    } while (ready <= 0 && uptime() < since + self->linger);
+    if (ready > 0)
+        self->luck += self->luck < LUCK_MOST;
+    else if ((self->luck -= LUCK_LOST) < 0)
+        self->luck = -LUCK_MOST;
+    return ready;
 }
 
 PyDoc_STRVAR(turn_doc,
              "turn(now, date) -> None or (left, others)\n\n"
-             "Serve what is ready, for a bounded time. left: (descriptor, received, unsent, verdict or None) of each\n"
-             "connection that is the caller's from now on. others: (datagram, sender, verdict or None) of each datagram\n"
+             "Serve what is ready, for a bounded time. left: (descriptor, received, unsent, verdict or None, returns)\n"
+             "of each connection that is the caller's from now on; returns: see take. others: (datagram, sender, verdict or None) of each datagram\n"
              "that was not answered. With a verdict, a refused question comes first, which was asked at the gate already.");
 
 static PyObject *lanes_turn(Lanes *self, PyObject *const *arguments, Py_ssize_t count) {
@@ -764,18 +794,17 @@ static PyObject *lanes_turn(Lanes *self, PyObject *const *arguments, Py_ssize_t 
     double up = self->turn_began = uptime();
     self->now_at_turn = now;
     PyObject *left = NULL, *others = NULL;
-    double linger = 0.0;
     bool more = true;
 
+    if (self->luck < 0) self->luck = up - self->turn_ended < SOON * self->linger ? self->luck + 1 : -LUCK_MOST;
     while (more) {
-        int ready = wait_for(self->epoll, self->events, linger), failed = 0;
+        int ready = look(self), failed = 0;
         if (ready <= 0) {
-            if (linger > 0.0 || self->linger <= 0.0 || up == self->turn_began) break;
-            linger = self->linger;
-            continue;
+            if (self->linger <= 0.0 || up == self->turn_began) break;
+            ready = self->luck >= 0 ? wait_awake(self, up) : wait_asleep(self);
+            if (ready <= 0) break;
+            up = uptime();
         }
-        if (linger > 0.0) up = uptime();
-        linger = 0.0;
         for (int at = 0; at < ready; at++) {
             int descriptor = self->events[at].data.fd;
             if (descriptor == self->datagrams) {
@@ -795,6 +824,7 @@ static PyObject *lanes_turn(Lanes *self, PyObject *const *arguments, Py_ssize_t 
         }
         more = left == NULL && others == NULL && up - self->turn_began < self->budget;
     }
+    self->turn_ended = uptime();
     if (left == NULL && others == NULL) Py_RETURN_NONE;
     return Py_BuildValue("(NN)", left ? left : PyList_New(0), others ? others : PyList_New(0));
 }
@@ -1023,6 +1053,23 @@ static PyObject *lanes_listen(Lanes *self, PyObject *argument) {
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(take_doc,
+             "take(descriptor, returns) -> bool\n\n"
+             "Go on with a connection that was handed over before; it is ours from now on. returns: how often it has come\n"
+             "back; it is given out with the connection if that leaves with nothing answered. False: there is no room for\n"
+             "it, and it stays the caller's.");
+
+static PyObject *lanes_take(Lanes *self, PyObject *arguments) {
+    int descriptor, returns;
+    if (!PyArg_ParseTuple(arguments, "ii", &descriptor, &returns)) return NULL;
+    if (self->epoll < 0 || self->listener < 0 || self->parting || descriptor < 0 ||
+        (self->highest >= 0 && descriptor > self->highest) || take_connection(self, descriptor, uptime()))
+        Py_RETURN_FALSE;
+    self->connections[descriptor].returns = (uint8_t)(returns < 0 ? 0 : returns > 255 ? 255 : returns);
+    self->returned++;
+    Py_RETURN_TRUE;
+}
+
 PyDoc_STRVAR(answer_datagrams_doc, "answer_datagrams(descriptor)\n\nTake datagrams from this socket, which stays the caller's.");
 
 static PyObject *lanes_answer_datagrams(Lanes *self, PyObject *argument) {
@@ -1059,14 +1106,15 @@ static PyObject *lanes_fileno(Lanes *self, PyObject *Py_UNUSED(ignored)) { retur
 
 PyDoc_STRVAR(figures_doc,
              "figures() -> dict\n\nconnections (open now), accepted, idled (ended for idleness), left (handed over),\n"
-             "exhausted (times without descriptors), requests (answered over HTTP), answers (over UDP, of which\n"
-             "unsendable could not be sent), keys, kinds and waiting (entries and requests that drain would give).");
+             "returned (taken back), exhausted (times without descriptors), requests (answered over HTTP), answers (over\n"
+             "UDP, of which unsendable could not be sent), keys, kinds and waiting (entries and requests that drain would\n"
+             "give).");
 
 static PyObject *lanes_figures(Lanes *self, PyObject *Py_UNUSED(ignored)) {
     unsigned long long waiting = 0;
     for (uint32_t at = 0; at < self->tallies.count; at++) waiting += self->tallies.entries[at].requests;
-    return Py_BuildValue("{sLsKsKsKsKsKsKsKsnsIsK}", "connections", self->open_connections, "accepted", self->accepted,
-                         "idled", self->idled, "left", self->left, "exhausted", self->exhausted, "requests",
+    return Py_BuildValue("{sLsKsKsKsKsKsKsKsKsnsIsK}", "connections", self->open_connections, "accepted", self->accepted,
+                         "idled", self->idled, "left", self->left, "returned", self->returned, "exhausted", self->exhausted, "requests",
                          self->requests, "answers", self->answers, "unsendable", self->unsendable, "keys",
                          (Py_ssize_t)self->live, "kinds", self->tallies.count, "waiting", waiting);
 }
@@ -1134,6 +1182,7 @@ static PyObject *lanes_new(PyTypeObject *type, PyObject *arguments, PyObject *na
     self->segmenting = true;
     self->budget = budget;
     self->linger = linger < 0.001 ? linger : 0.001;
+    self->luck = -LUCK_MOST;
     self->standings.type = (PyTypeObject *)Py_NewRef(standing);
     self->buckets.type = (PyTypeObject *)Py_NewRef(bucket);
     self->leased.type = (PyTypeObject *)Py_NewRef(leased);
@@ -1186,6 +1235,7 @@ static PyMethodDef lanes_methods[] = {
     {"tell", (PyCFunction)lanes_tell, METH_NOARGS, tell_doc},
     {"expire", (PyCFunction)lanes_expire, METH_O, expire_doc},
     {"listen", (PyCFunction)lanes_listen, METH_O, listen_doc},
+    {"take", (PyCFunction)lanes_take, METH_VARARGS, take_doc},
     {"answer_datagrams", (PyCFunction)lanes_answer_datagrams, METH_O, answer_datagrams_doc},
     {"end_accepting", (PyCFunction)lanes_end_accepting, METH_NOARGS, end_accepting_doc},
     {"end_listening", (PyCFunction)lanes_end_listening, METH_NOARGS, end_listening_doc},
@@ -1208,6 +1258,8 @@ static PyGetSetDef lanes_properties[] = {
 static PyMemberDef lanes_members[] = {
     {"highest", T_INT, offsetof(Lanes, highest), 0,
      "The highest descriptor that a connection may have, so that some are left for others; -1: any."},
+    {"luck", T_INT, offsetof(Lanes, luck), READONLY,
+     "How well it went lately to wait awake for more questions; below 0: that is not done."},
     {"shut", T_BOOL, offsetof(Lanes, shut), 0, "Whether nothing is answered here, and everything handed over."},
     {"parting", T_BOOL, offsetof(Lanes, parting), 0, "Whether the next answer on each connection is its last."},
     {NULL, 0, 0, 0, NULL},

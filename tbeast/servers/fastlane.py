@@ -8,12 +8,16 @@ same bytes. Nobody can tell from an answer, a count or a timeout which way a que
 The lane is open while nothing of the ordinary way is under way: no part of a request was read, none is being answered,
 and the connection is neither resting, nor held up by a client that does not read, nor coming to its end.
 
+A connection that asks nothing but plain questions for a while may be of more use elsewhere: L{PriceSite.take} is then
+asked whether it wants the socket, and what it wants leaves the reactor as it is, in the middle of the connection.
+
 The gate is asked once for each question. When the lane has asked it, and yet does not answer, the verdict goes with the
 bytes: the request that is made of them, before anything else happens, takes it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
@@ -36,6 +40,13 @@ from tbeast.servers.site import AT_A_TIME, WebChannel, WebSite
 
 READ_BYTES: Final = 16_384
 """How much is received at a time: a head as long as it may be, or a good many short ones."""
+
+
+PLAIN_IN_A_ROW: Final = 16
+"""After so many answers of the lane a connection is offered; after twice as many each time that it was of no use."""
+
+RETURNS_MOST: Final = 10
+NEVER: Final = 1 << 62
 
 
 class Reply(Protocol):
@@ -88,6 +99,9 @@ class FastLane(WebChannel):
     _is_open = True  # if not, _opens knows
     _spoke_at = 0.0  # when the lane has answered last, by the reactor's clock
     _skipped_a_line = False
+    _plain = 0  # how many answers of the lane there were since anything else was
+    _enough = NEVER  # after how many it is offered
+    _returns = 0  # how often it was offered and came back unused
     _socket: Any = None  # of a plain TCP connection: there, bytes can be sent at once
 
     def connectionMade(self) -> None:
@@ -96,6 +110,7 @@ class FastLane(WebChannel):
         transport: Any = self.transport
         if _is_plain(transport):
             self._socket = transport.socket
+            self._enough = PLAIN_IN_A_ROW if self.site.take is not None else NEVER
             transport.doRead = self._read
             if self.site.poll is not None:
                 transport.stopReading()
@@ -128,10 +143,15 @@ class FastLane(WebChannel):
                 if isinstance(answer, bytes):
                     self._spoke_at = site.spoke_at
                     self._send(answer)
+                    self._plain += 1
+                    if self._plain >= self._enough:
+                        self._offer()
                 else:
                     self._go_ordinary(data, answer)
                 return None
         self.dataReceived(data)
+        if self._plain >= self._enough:
+            self._offer()
         return None
 
     def dataReceived(self, data: bytes) -> None:
@@ -152,6 +172,21 @@ class FastLane(WebChannel):
             if rest:
                 self._go_ordinary(rest, verdict)
 
+    def _offer(self) -> None:
+        """Let somebody else go on with the connection, if nothing is under way on it."""
+        self._plain = 0
+        transport: Any = self.transport
+        take = self.site.take
+        if take is None or self._buffer or not self._nothing_waits() or not self._opens():
+            return
+        number = transport.fileno()
+        transport.stopReading()
+        if not take(number, self._returns + 1):
+            transport.startReading()
+            return
+        transport.socket.detach()  # so the socket lives on when the transport is told that it was lost
+        transport.connectionLost(Failure(CONNECTION_DONE))  # type: ignore[no-untyped-call]
+
     def _opens(self) -> bool:
         """Whether the lane may be taken now."""
         transport: Any = self.transport
@@ -160,12 +195,17 @@ class FastLane(WebChannel):
             or self._is_parting or self._waitingForTransport or transport.disconnecting or not self.persistent
         )  # fmt: skip
 
-    def go_on(self, data: bytes, verdict: Verdict | None) -> None:
+    def go_on(self, data: bytes, verdict: Verdict | None, returns: int = 0) -> None:
         """Go on where another lane has left a connection.
 
         @param data: what was received and not answered; it begins with a request.
         @param verdict: on that request, if the gate was asked already; it is then wholly there.
+        @param returns: how often the connection was offered since the other lane has answered anything on it.
         """
+        self._returns = min(returns, RETURNS_MOST)
+        self._enough = PLAIN_IN_A_ROW << self._returns if self.site.take is not None else NEVER
+        if not data:
+            return
         if verdict is None:
             self.dataReceived(data)
         else:
@@ -177,6 +217,7 @@ class FastLane(WebChannel):
         @param verdict: on the first question in it, if the gate was asked already.
         """
         self._is_open = False
+        self._plain = 0
         self.spent = verdict
         super().dataReceived(data)  # type: ignore[no-untyped-call]
         self.spent = None
@@ -197,6 +238,7 @@ class FastLane(WebChannel):
                 verdict = answer
                 break
             self._spoke_at = site.spoke_at
+            self._plain += 1
             data = data[question.length :]
             self._in_a_row = self._in_a_row + 1 if data else 0
             if together:
@@ -279,6 +321,8 @@ class PriceSite(WebSite):
     @ivar seconds: the reactor's clock.
     @ivar spoke_at: what it said when the last answer was made.
     @ivar poll: watches the connections; C{None} where the reactor does.
+    @ivar take: asked, with the descriptor of a connection and how often it was offered in vain, whether it is wanted
+        elsewhere; then it is gone from here. C{None}: it is not.
     """
 
     protocol = FastLane
@@ -295,6 +339,7 @@ class PriceSite(WebSite):
         self.seconds = self.reactor.seconds
         self.spoke_at = 0.0
         self.poll = nested_in(self.reactor)
+        self.take: Callable[[int, int], bool] | None = None
         self._admit = gate.admit
         self._answers = answers
         self._ledger = ledger

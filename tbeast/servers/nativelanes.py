@@ -1,8 +1,8 @@
 """The reactor's side of the native lanes: one descriptor, behind which are all connections and the datagrams.
 
 The native part answers what is plain (see L{tbeast.codecs.hotrequests} for what that is), at once and out of memory.
-Everything else it hands over: a connection with the bytes that were received, which goes on under twisted.web and does
-not come back; a datagram, which the ordinary protocol answers.
+Everything else it hands over: a connection with the bytes that were received, which goes on under twisted.web, and is
+taken back when it has asked nothing but plain questions for a while; a datagram, which the ordinary protocol answers.
 
 Three things keep the two in step:
 
@@ -74,6 +74,9 @@ class Lanes(Protocol):
 
     def listen(self, descriptor: int, /) -> None:
         """Take connections."""
+
+    def take(self, descriptor: int, returns: int, /) -> bool:
+        """Go on with a connection that was handed over before, if there is room for it."""
 
     def answer_datagrams(self, descriptor: int, /) -> None:
         """Take datagrams."""
@@ -195,9 +198,9 @@ class NativeLanes:
         if found is None:
             return
         left, others = found
-        for descriptor, received, unsent, verdict in left:
+        for descriptor, *rest in left:
             try:
-                self._adopt(descriptor, received, unsent, verdict)
+                self._adopt(descriptor, *rest)
             except Exception:
                 self._log.failure("a connection could not be taken over from the native lane")
         for datagram, sender, verdict in others:
@@ -219,6 +222,7 @@ class NativeLanes:
     def take_connections(self, port: Any, site: PriceSite) -> None:
         """Serve the connections of a port; those that leave the lane are C{site}'s."""
         self._site = site
+        site.take = self._lanes.take
         self._family = port.addressFamily
         port.stopReading()
         # what is accepted has it from the port: no answer waits for an acknowledgement of the one before
@@ -244,7 +248,7 @@ class NativeLanes:
         self._give_spare_back()
         self._end()
 
-    def _adopt(self, descriptor: int, received: bytes, unsent: bytes, verdict: Verdict | None) -> None:
+    def _adopt(self, descriptor: int, received: bytes, unsent: bytes, verdict: Verdict | None, returns: int) -> None:
         adopting = _Adopting(self._site)
         # it takes another descriptor until ours is closed, and there may be none left but the spare one
         self._give_spare_back()
@@ -263,8 +267,7 @@ class NativeLanes:
             channel.transport.write(unsent)
             if self._lanes.parting:
                 channel.loseConnection()  # as the last answer in it says
-        if received:
-            channel.go_on(received, verdict)
+        channel.go_on(received, verdict, returns)
 
     def _take_spare(self) -> None:
         with suppress(OSError):  # if somebody was quicker, there may be one the next time
@@ -358,6 +361,7 @@ _COUNTED: Final = {
     "unsendable": (("udp_dropped", SERVICE, UNSENDABLE), ("lookups", SHELF)),
     "accepted": (("lane_connections", "accepted"),),
     "left": (("lane_connections", "left"),),
+    "returned": (("lane_connections", "returned"),),
     "idled": (("lane_connections", "idle"),),
     "exhausted": (("lane_connections", "no_descriptor"),),
 }

@@ -80,7 +80,7 @@ class LanesCase(NativeCase):
         self.lanes = open_lanes(self.memory, linger=self.linger)
         self.addCleanup(self.lanes.close)
         self.now = NOW
-        self.left: list[tuple[int, bytes, bytes, Any]] = []
+        self.left: list[tuple[int, bytes, bytes, Any, int]] = []
         self.others: list[tuple[bytes, tuple[str, int], Any]] = []
         self.addCleanup(self.close_left)
 

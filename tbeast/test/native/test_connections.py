@@ -7,6 +7,7 @@ import os
 import resource
 import socket
 import struct
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -58,10 +59,65 @@ class ConnectionsCase(LanesCase):
         """Go on with the one connection that has left, as the ordinary way would."""
         self.turn_until(lambda: self.left)
         self.assertEqual(1, len(self.left))
-        descriptor, *rest = self.left.pop()
+        descriptor, *rest, self.returns = self.left.pop()
         taken = socket.socket(fileno=descriptor)
         self.addCleanup(taken.close)
         return (taken, *rest)
+
+
+class WaitingTests(ConnectionsCase):
+    """Where questions come one soon after the other, the next one is waited for awake."""
+
+    linger = 0.001
+    MOST = 8
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.learn()
+        self.asking = self.client()
+
+    def ask_until(self, is_so: Callable[[], object]) -> None:
+        end = time.monotonic() + PATIENCE_SECONDS
+        while not is_so():
+            self.assertLess(time.monotonic(), end, "it did not come")
+            self.ask(self.asking, head())
+
+    def test_not_at_first(self) -> None:
+        self.assertEqual(-self.MOST, self.lanes.luck)
+
+    def test_tried_and_given_up(self) -> None:
+        """It is tried when turn follows turn; in vain here, where who asks does so when the turn is over."""
+        for _ in range(3):
+            self.ask_until(lambda: self.lanes.luck == -1)
+            self.ask(self.asking, head())
+            self.assertEqual(-self.MOST, self.lanes.luck)
+
+    def test_not_after_a_pause(self) -> None:
+        self.ask(self.asking, head())
+        self.ask(self.asking, head())
+        time.sleep(3 * self.linger)
+        self.ask(self.asking, head())
+        self.assertEqual(-self.MOST, self.lanes.luck)
+
+    def test_it_pays(self) -> None:
+        """Who asks again at once, in a process of its own, is awaited."""
+        asker = subprocess.Popen(
+            (sys.executable, "-c", _ASKER, str(self.port.getsockname()[1]), head().hex()), stdout=subprocess.DEVNULL
+        )
+        self.addCleanup(asker.wait)
+        self.addCleanup(asker.kill)
+        self.turn_until(lambda: self.lanes.luck > 0)
+        self.assertEqual([], self.left)
+
+
+_ASKER = """
+import socket, sys
+asking = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+while True:
+    asking.sendall(bytes.fromhex(sys.argv[2]))
+    if not asking.recv(65536):
+        break
+"""
 
 
 class AnswerTests(ConnectionsCase):

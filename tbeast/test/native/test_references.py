@@ -97,7 +97,7 @@ class HeldTests(LanesCase):
         self.turn_until(lambda: self.left)
         asker.send(KEY + b"|BTC")
         self.turn_until(lambda: self.others)
-        self.assertEqual([2, 2], [sys.getrefcount(found[0][-1]) for found in (self.left, self.others)])
+        self.assertEqual([2, 2], [sys.getrefcount(self.left[0][3]), sys.getrefcount(self.others[0][2])])
         self.close_left()
         self.others.clear()
         self.assertEqual(before, sys.getrefcount(account))

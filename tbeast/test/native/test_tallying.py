@@ -143,7 +143,7 @@ class DrainTests(LanesCase):
         client = self.client()
         client.sendall(head())
         self.turn_until(lambda: self.left)
-        self.assertEqual((head(), b"", None), self.left[0][1:])
+        self.assertEqual((head(), b"", None, 0), self.left[0][1:])
         self.assertEqual({(k.decode(), "http", a, "median"): 1 for k in keys for a in assets}, self.drained())
         self.ask(self.asking, head())
         self.assertEqual({(PARTNER.key_id, "http", "BTC", "median"): 1}, self.drained())

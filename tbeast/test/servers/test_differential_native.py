@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tbeast.codecs.signatures import mac_of
+from tbeast.servers import fastlane
 from tbeast.servers.site import AT_A_TIME
 from tbeast.servers.udp import PriceDatagrams
 from tbeast.test.domain.boards import changed
@@ -128,6 +129,54 @@ class NativeDifferentialTests(NativeDifferentialCase):
         self.assertEqual(6, door.house.lanes.figures()["requests"])
         door.send(question("/price?asset=ETH", PARTNER))
         self.assertFalse(door.is_native)
+
+
+class ReturningTests(NativeDifferentialCase):
+    """A connection goes back and forth between the lanes, and nobody can tell."""
+
+    def setUp(self) -> None:
+        self.patch(fastlane, "PLAIN_IN_A_ROW", 1)
+
+    @settings(max_examples=150, deadline=None)
+    @given(stories.stories(happenings, stories.pieces_of(WHOLE)))
+    def test_any_story(self, story: list[Step]) -> None:
+        self.assert_same(story)
+
+    def test_each_piece(self) -> None:
+        for piece in (*WHOLE, *BROKEN):
+            self.assert_same([sends(piece), *[sends(HOT)] * 3, sends(piece + HOT), sends(HOT), sends(HOT * 2)])
+            self.assert_same([sends(HOT + piece + HOT), *[sends(HOT)] * 2, sends(HOT + piece)])
+
+    def test_every_cut(self) -> None:
+        for cut in range(len(HOT)):
+            self.assert_same([sends(HOT[:cut]), sends(HOT[cut:]), sends(HOT), sends(HOT[:cut]), sends(HOT[cut:] + HOT)])
+
+    def test_half_closed_at_every_cut(self) -> None:
+        for cut in range(0, len(HOT), 7):
+            self.assert_same([sends(WHOLE[6]), sends(HOT), sends_and_ends(HOT + HOT[:cut])])
+
+    def test_happenings(self) -> None:
+        for happening in (
+            stories.taken_from_the_shelf, stories.gate_shuts_or_opens, stories.keys_go_or_come, stories.ledger_closes,
+            stories.closes, passes(3.0),
+        ):  # fmt: skip
+            self.assert_same(
+                [sends(WHOLE[6]), sends(HOT), happening, sends(HOT), sends(HOT * 2), happening, sends(HOT)]
+            )
+        self.assert_same([sends(WHOLE[6]), sends(HOT), stories.ends])
+
+    def test_it_goes_back_and_forth(self) -> None:
+        """What is compared here does so."""
+        door = NativeDoor()
+        self.addCleanup(door.shut)
+        for times in (1, 2, 3):
+            door.send(question("/exchanges"))
+            self.assertFalse(door.is_native)
+            door.send(HOT)
+            self.assertTrue(door.is_native)
+            self.assertEqual(times, door.house.lanes.figures()["returned"])
+            door.send(HOT)
+        self.assertEqual((9, 3), (door.sent.count(b" 200 OK"), door.house.lanes.figures()["requests"]))
 
 
 class MemoryDesk:

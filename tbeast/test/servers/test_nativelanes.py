@@ -22,6 +22,7 @@ from tbeast.domain.counters import Counters
 from tbeast.domain.keys import account_of
 from tbeast.domain.plans import PLANS
 from tbeast.domain.usage import Kind, Ledger, Row, added_up
+from tbeast.servers.fastlane import PLAIN_IN_A_ROW
 from tbeast.servers.nativelanes import EXPIRE_SECONDS, NativeLanes
 from tbeast.services.keyring import Keyring
 from tbeast.test.native.parts import NativeCase
@@ -190,6 +191,130 @@ class AdoptionTests(DoorCase):
         self.assertEqual(200, self.ask(question("/exchanges")).status)
         self.assertEqual(b"", other.recv(10))
         other.close()
+
+
+class ReturnTests(DoorCase):
+    """A connection that asks nothing but plain questions for a while is taken back."""
+
+    def ask_plainly(self, times: int) -> None:
+        for _ in range(times):
+            self.assertEqual(200, self.ask(HOT).status)
+
+    def test_taken_back(self) -> None:
+        self.door.send(question("/exchanges"))
+        self.ask_plainly(PLAIN_IN_A_ROW - 1)
+        self.assertEqual((False, 1), (self.door.is_native, len(self.door.site.connections)))
+        self.ask_plainly(1)
+        self.assertEqual((True, set()), (self.door.is_native, self.door.site.connections))
+        self.assertEqual([0, 1, 1], self.figures("requests", "left", "returned"))
+        self.ask_plainly(3)
+        self.assertEqual([3, 1, 1, 1], self.figures("requests", "accepted", "left", "returned"))
+        self.assertEqual(1, self.value("lane_connections", "returned"))
+        self.assertEqual(3 + PLAIN_IN_A_ROW, self.value("requests", "lpo", "http", "200") - 1)
+
+    def test_the_first_of_a_key(self) -> None:
+        """It is not known natively, and so its connection leaves; but not for long."""
+        accounts: Any = self.house.gate.keyring
+        accounts.accounts.append(account := account_of(NEW, "partner", "n"))
+        accounts.keys[NEW] = account
+        for _ in range(PLAIN_IN_A_ROW):
+            self.assertFalse(self.ask(ASKED).status != 200)
+        self.assertTrue(self.door.is_native)
+        self.ask(ASKED)
+        self.assertEqual([1], self.figures("requests"))
+
+    def test_nothing_else_between(self) -> None:
+        """They are counted from the last question on that was not plain."""
+        for _ in range(3):
+            self.door.send(question("/exchanges"))
+            self.ask_plainly(PLAIN_IN_A_ROW - 1)
+        self.assertEqual([0], self.figures("returned"))
+        self.ask_plainly(1)
+        self.assertEqual([1], self.figures("returned"))
+
+    def test_together(self) -> None:
+        """Questions that come in the same bytes, and those whose ends come later, count as well."""
+        self.door.send(question("/exchanges"))
+        self.door.send(HOT * (PLAIN_IN_A_ROW - 1))
+        self.door.send(HOT[:20])
+        self.door.send(HOT[20:])
+        self.assertFalse(self.door.is_native)  # what was split is the ordinary way's
+        self.door.send(HOT * PLAIN_IN_A_ROW)
+        self.ask_plainly(1)  # at the end of the others the connection rested for a moment
+        self.assertTrue(self.door.is_native)
+
+    def test_not_in_the_middle(self) -> None:
+        """What has come in of the next question keeps the connection where it is."""
+        self.door.send(question("/exchanges"))
+        self.door.send(HOT * PLAIN_IN_A_ROW + HOT[:20])
+        self.assertFalse(self.door.is_native)
+        self.assertEqual(200, self.ask(HOT[20:]).status)
+
+    def test_unread(self) -> None:
+        """While something waits to be sent it stays."""
+        self.door.listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
+        self.come_anew(4_096)
+        self.door.put(question("/exchanges"))
+        for _ in range(12):
+            self.door.put(HOT * PLAIN_IN_A_ROW)
+            self.door.turns.settle()
+        self.assertFalse(self.door.is_native)
+        self.door.read_until(lambda sent: sent.count(b" 200 OK") == 12 * PLAIN_IN_A_ROW + 1)
+
+    def test_of_no_use(self) -> None:
+        """Where it left again and again with nothing answered, it is offered less and less often; else as at first."""
+        self.house.lanes.shut = True  # but the gate is not
+        self.door.send(question("/exchanges"))
+        for returns in range(4):
+            self.ask_plainly((PLAIN_IN_A_ROW << returns) - 1)
+            self.assertEqual([returns], self.figures("returned"))
+            self.ask_plainly(1)
+            self.assertEqual([returns + 1], self.figures("returned"))
+        self.house.lanes.shut = False
+        self.ask_plainly(1)
+        self.door.send(question("/exchanges"))
+        self.ask_plainly(PLAIN_IN_A_ROW)
+        self.assertEqual([5], self.figures("returned"))
+
+    def test_never_too_seldom(self) -> None:
+        self.house.lanes.shut = True
+        self.door.send(HOT)
+        (channel,) = self.door.site.connections
+        channel.go_on(b"", None, 255)
+        self.assertEqual(PLAIN_IN_A_ROW << 10, channel._enough)
+
+    def test_no_room(self) -> None:
+        self.house.lanes.highest = 0
+        self.door.send(question("/exchanges"))
+        self.ask_plainly(2 * PLAIN_IN_A_ROW + 1)
+        self.assertEqual((False, [0]), (self.door.is_native, self.figures("returned")))
+
+    def test_while_parting(self) -> None:
+        self.door.send(question("/exchanges"))
+        self.ask_plainly(PLAIN_IN_A_ROW - 1)
+        self.door.native.part()
+        self.ask_plainly(1)
+        self.assertFalse(self.door.is_native)
+
+    def test_the_timer_goes_with_it(self) -> None:
+        """Natively there is another one; nothing is left in the reactor."""
+        calls = len(self.door.turns.getDelayedCalls())
+        readers = list(self.door.turns.readers)
+        self.door.send(question("/exchanges"))
+        self.ask_plainly(PLAIN_IN_A_ROW)
+        self.assertEqual((calls, readers), (len(self.door.turns.getDelayedCalls()), self.door.turns.readers))
+        self.door.site.timeOut = 0.0
+        self.door.pass_time(EXPIRE_SECONDS)
+        self.assertTrue(self.door.is_closed)
+        self.assertEqual([1], self.figures("idled"))
+
+    def test_descriptors(self) -> None:
+        before = descriptors()
+        for _ in range(3):
+            self.door.send(question("/exchanges"))
+            self.ask_plainly(PLAIN_IN_A_ROW + 1)
+            self.assertTrue(self.door.is_native)
+        self.assertEqual(before, descriptors())
 
 
 class KeyTests(DoorCase):
@@ -393,7 +518,7 @@ class EndTests(DoorCase):
         self.door.native.part()
         client, ours = _pair()
         self.addCleanup(client.close)
-        self.door.native._adopt(ours.detach(), b"", b"the last answer", None)
+        self.door.native._adopt(ours.detach(), b"", b"the last answer", None, 0)
         self.door.turns.settle()
         client.settimeout(10.0)
         self.assertEqual(b"the last answer", client.recv(100))
@@ -520,7 +645,9 @@ class ExhaustionTests(SynchronousTestCase):
         """One line when there are no descriptors any more, and one when there are again."""
         clock, figures = (
             Clock(),
-            dict.fromkeys(("requests", "answers", "unsendable", "accepted", "left", "idled", "exhausted"), 0),
+            dict.fromkeys(
+                ("requests", "answers", "unsendable", "accepted", "left", "returned", "idled", "exhausted"), 0
+            ),
         )
         counters = Counters()
         lanes: Any = _Figured(lambda: dict(figures))
