@@ -4,11 +4,10 @@
  *
  *   udpasker PORT IN_FLIGHT SOCKETS SECONDS KEYS ASSETS
  *
- * The answers on one socket are taken to come in the order of the questions. A question that has no answer after 200 ms
- * is lost. It says "ready" and waits for a line before it begins, and says "done" when the time is over; then nothing
- * more is asked, and what is under way is waited for. An answer is bad if it does not begin
- * with the asset that was asked for; after a loss the assets are not compared, since nobody knows which question was
- * the lost one.
+ * An answer belongs to the oldest question under way on its socket that was for its asset: datagrams have no order. It is
+ * bad if there is none. A question that has no answer after 200 ms is lost; after a loss the assets are not compared,
+ * since a late answer may be to a question that was given up. It says "ready" and waits for a line before it begins, and
+ * says "done" when the time is over; then nothing more is asked, and what is under way is waited for.
  */
 #define _GNU_SOURCE
 #include "asking.h"
@@ -80,11 +79,30 @@ static void give_up_on_late(int place, int64_t now) {
     }
 }
 
-static int is_good(const char *text, unsigned length, const line *one, word asset) {
-    static const char first[] = "{\"asset\":\"";
-    const unsigned before = sizeof first - 1;
-    if (length <= before + asset.length || memcmp(text, first, before)) return 0;
-    return one->has_lost || (!memcmp(text + before, asset.text, asset.length) && text[before + asset.length] == '"');
+static const char beginning[] = "{\"asset\":\"";
+#define BEFORE (sizeof beginning - 1)
+
+static int is_answer(const char *text, unsigned length) { return length > BEFORE && !memcmp(text, beginning, BEFORE); }
+
+static int is_of(const char *text, unsigned length, word asset) {
+    return length > BEFORE + asset.length && !memcmp(text + BEFORE, asset.text, asset.length) &&
+           text[BEFORE + asset.length] == '"';
+}
+
+/* Take out the question that this answers; there is one under way. */
+static question taken(line *one, const char *text, unsigned length) {
+    uint32_t age = 0;
+    if (!is_answer(text, length))
+        bad++;
+    else if (!one->has_lost) {
+        while (age < one->under_way && !is_of(text, length, one->ring[(one->first + age) % window].asset)) age++;
+        if (age == one->under_way) age = 0, bad++;
+    }
+    question asked = one->ring[(one->first + age) % window];
+    for (; age; age--) one->ring[(one->first + age) % window] = one->ring[(one->first + age - 1) % window];
+    one->first = (one->first + 1) % window;
+    one->under_way--;
+    return asked;
 }
 
 static void hear(int place) {
@@ -97,11 +115,8 @@ static void hear(int place) {
             unasked++;
             continue;
         }
-        question asked = one->ring[one->first];
-        one->first = (one->first + 1) % window;
-        one->under_way--;
+        question asked = taken(one, coming_bytes[at], coming[at].msg_len);
         answered_ever++;
-        bad += !is_good(coming_bytes[at], coming[at].msg_len, one, asked.asset);
         if (now <= ends_at) {
             answered++;
             keep_latency(now - asked.at);

@@ -12,7 +12,7 @@ more entries as keys times services, protocols and statuses, for each hour that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import Final, NamedTuple, Protocol
 from uuid import UUID
@@ -112,14 +112,14 @@ class Tallies(Protocol):
     def requests(self) -> int:
         """How many requests they are of."""
 
-    def drain(self) -> list[Row]:
-        """Take out what was counted; rows of one hour differ in their kinds."""
+    def drain(self) -> Sequence[Row]:
+        """Take out what was counted; rows of one hour differ in their kinds. They may be made only when asked for."""
 
     def tell(self) -> bytes:
         """What was counted since this was asked last and not drained yet, which drain gives all the same.
 
-        Rows as in L{tbeast.codecs.usagenotes.encode}; those of the same kind and hour in what is told add up to the row
-        that L{drain} gives, and they come in the order of L{drain}. C{at} is always that of the first request.
+        As in L{tbeast.codecs.usagenotes.encode}. What is told of a row adds up to the row that L{drain} gives, and rows
+        are told of first in the order of L{drain}. C{at} is that of the first request.
         """
 
 
@@ -263,7 +263,7 @@ def make_cycle_id(now: float, random_bytes: Callable[[int], bytes]) -> str:
     return make_batch_id(now, random_bytes)[:CYCLE_DIGITS].ljust(2 * BATCH_ID_BYTES, "0")
 
 
-def batch_of_cycle(cycle: str, number: int, node: str, rows: list[Row]) -> Batch:
+def batch_of_cycle(cycle: str, number: int, node: str, rows: Sequence[Row]) -> Batch:
     """The batch with the C{number}th L{MOST_ROWS} of a cycle's rows: the same for the same rows."""
     start = number * MOST_ROWS
     return Batch(f"{cycle[:CYCLE_DIGITS]}{number:04x}", node, tuple(rows[start : start + MOST_ROWS]))

@@ -440,6 +440,14 @@ void hot_tallies_clear(hot_tallies *tallies) {
     tallies->count = 0;
 }
 
+hot_tally *hot_tallies_take(hot_tallies *tallies, hot_tally *empty, uint32_t *count) {
+    hot_tally *taken = tallies->entries;
+    *count = tallies->count;
+    hot_tallies_clear(tallies);
+    tallies->entries = empty;
+    return taken;
+}
+
 /* ---- answers ---- */
 
 static uint8_t *put(uint8_t *to, const void *bytes, size_t length) {

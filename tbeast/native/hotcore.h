@@ -105,6 +105,9 @@ int hot_tallies_room(const hot_tallies *tallies, const hot_reply *reply);
 hot_tally *hot_tallies_entry(hot_tallies *tallies, void *whose, unsigned slot, const hot_reply *reply, int protocol,
                              double now);
 void hot_tallies_clear(hot_tallies *tallies);
+/* Take out all entries at once, *count of them; they lie where they lay. What comes next lies in `empty`, which has room
+ * for TALLY_MOST. */
+hot_tally *hot_tallies_take(hot_tallies *tallies, hot_tally *empty, uint32_t *count);
 
 static inline void hot_count(hot_tally *entry, uint64_t took_us) {
     entry->requests++;

@@ -20,6 +20,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <math.h>
 #include <netinet/in.h>
 #include <netinet/udp.h>
@@ -155,6 +156,7 @@ typedef struct {
     hot_shelf shelf;
     hot_keys keys;
     hot_tallies tallies;
+    hot_tally *spare; /* room for the next tally; NULL: it is made when it is needed */
     PyObject *holders; /* key id: Holder; also those that no key leads to, until they are drained */
     long long live;
     bool gone; /* whether there may be such */
@@ -914,11 +916,78 @@ static PyObject *lanes_decide(Lanes *self, PyObject *arguments) {
     return said == REFUSED ? verdict : Py_BuildValue("(LLL)", terms.limit, terms.remaining, terms.reset);
 }
 
-PyDoc_STRVAR(drain_doc,
-             "drain() -> list of (key id, protocol, asset, source, at, requests, microseconds, longest)\n\n"
-             "Take out what was answered since the last time. at: when the first of them was.");
-
 static const char *const protocols[] = {"http", "udp"};
+
+/* What was taken out of the tally. Python's objects are made of it when they are asked for: there may be very many. */
+typedef struct {
+    PyObject_HEAD
+    Lanes *lanes;
+    hot_tally *entries;
+    uint32_t count;
+} Drained;
+
+static void drained_dealloc(Drained *self) {
+    for (uint32_t at = 0; at < self->count; at++) Py_DECREF(self->entries[at].whose);
+    if (self->lanes->spare == NULL)
+        self->lanes->spare = self->entries;
+    else
+        free(self->entries);
+    Py_DECREF(self->lanes);
+    PyObject_Free(self);
+}
+
+static Py_ssize_t drained_length(Drained *self) { return self->count; }
+
+PyDoc_STRVAR(rows_doc,
+             "rows(start, stop) -> list of (key id, protocol, asset, source, at, requests, microseconds, longest)\n\n"
+             "at: when the first of the requests was answered.");
+
+static PyObject *drained_rows(Drained *self, PyObject *arguments) {
+    Py_ssize_t start, stop;
+    if (!PyArg_ParseTuple(arguments, "nn", &start, &stop)) return NULL;
+    if (start < 0 || stop < start || stop > self->count) {
+        PyErr_SetString(PyExc_IndexError, "there are not so many rows");
+        return NULL;
+    }
+    PyObject *rows = PyList_New(stop - start);
+    if (rows == NULL) return NULL;
+    for (Py_ssize_t at = start; at < stop; at++) {
+        const hot_tally *entry = &self->entries[at];
+        const char *code = (const char *)self->lanes->memory.buf + (size_t)entry->slot * SHELF_SLOT_BYTES + 8;
+        PyObject *row = Py_BuildValue(
+            "(Oss#s#dKKK)", ((Holder *)entry->whose)->key_id, protocols[entry->protocol], code,
+            (Py_ssize_t)strnlen(code, HOT_LONGEST_ASSET), (const char *)entry->source, (Py_ssize_t)entry->source_length,
+            entry->at, (unsigned long long)entry->requests, (unsigned long long)entry->sum_us,
+            (unsigned long long)entry->max_us);
+        if (row == NULL) {
+            Py_DECREF(rows);
+            return NULL;
+        }
+        PyList_SET_ITEM(rows, at - start, row);
+    }
+    return rows;
+}
+
+static PyMethodDef drained_methods[] = {
+    {"rows", (PyCFunction)drained_rows, METH_VARARGS, rows_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PySequenceMethods drained_sequence = {.sq_length = (lenfunc)drained_length};
+
+static PyTypeObject Drained_Type = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "tbeast.native._lanes.Drained",
+    .tp_basicsize = sizeof(Drained),
+    .tp_dealloc = (destructor)drained_dealloc,
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .tp_doc = "What was answered up to a moment, by kind.",
+    .tp_methods = drained_methods,
+    .tp_as_sequence = &drained_sequence,
+};
+
+PyDoc_STRVAR(drain_doc,
+             "drain() -> Drained\n\n"
+             "Take out what was answered since the last time: len(drained) kinds of it, and see its rows.");
 
 /* Let go of the holders that no key leads to, now that nothing is counted for them. */
 static int sweep(Lanes *self) {
@@ -936,33 +1005,23 @@ static int sweep(Lanes *self) {
 }
 
 static PyObject *lanes_drain(Lanes *self, PyObject *Py_UNUSED(ignored)) {
-    PyObject *rows = PyList_New(self->tallies.count);
-    if (rows == NULL) return NULL;
-    for (uint32_t at = 0; at < self->tallies.count; at++) {
-        const hot_tally *entry = &self->tallies.entries[at];
-        const char *code = (const char *)self->memory.buf + (size_t)entry->slot * SHELF_SLOT_BYTES + 8;
-        PyObject *row = Py_BuildValue(
-            "(Oss#s#dKKK)", ((Holder *)entry->whose)->key_id, protocols[entry->protocol], code,
-            (Py_ssize_t)strnlen(code, HOT_LONGEST_ASSET), (const char *)entry->source, (Py_ssize_t)entry->source_length,
-            entry->at, (unsigned long long)entry->requests, (unsigned long long)entry->sum_us,
-            (unsigned long long)entry->max_us);
-        if (row == NULL) {
-            Py_DECREF(rows); /* nothing was taken out */
-            return NULL;
-        }
-        PyList_SET_ITEM(rows, at, row);
-    }
-    for (uint32_t at = 0; at < self->tallies.count; at++) Py_DECREF(self->tallies.entries[at].whose);
-    hot_tallies_clear(&self->tallies);
+    if (self->spare == NULL && (self->spare = malloc(TALLY_MOST * sizeof *self->spare)) == NULL) return PyErr_NoMemory();
+    Drained *drained = PyObject_New(Drained, &Drained_Type);
+    if (drained == NULL) return NULL;
+    drained->lanes = (Lanes *)Py_NewRef(self);
+    drained->entries = hot_tallies_take(&self->tallies, self->spare, &drained->count);
+    self->spare = NULL;
     if (self->gone && sweep(self)) PyErr_Clear(); /* they stay a while longer */
-    return rows;
+    return (PyObject *)drained;
 }
 
 PyDoc_STRVAR(tell_doc,
              "tell() -> bytes\n\n"
-             "What was answered since this was asked last, or since drain, which takes it out all the same: rows in JSON,\n"
-             "[[key id, service, protocol, asset, source, cache tier, status, admitted], at, requests, microseconds,\n"
-             "longest], with commas between them. The service is lpo and the tier shelf, 200 the status.");
+             "What was answered since this was asked last, or since drain, which takes it out all the same: JSON, with\n"
+             "commas between its parts. What is told of the first time is a row, [[key id, service, protocol, asset,\n"
+             "source, cache tier, status, admitted], at, requests, microseconds, longest]; the service is lpo and the tier\n"
+             "shelf, 200 the status. What comes to a row later is [number of the row since drain, requests,\n"
+             "microseconds, longest].");
 
 enum { TOLD_MOST = 512 };
 
@@ -981,6 +1040,12 @@ static PyObject *lanes_tell(Lanes *self, PyObject *Py_UNUSED(ignored)) {
             }
             text = more;
         }
+        if (entry->told_requests) {
+            size += (size_t)snprintf(text + size, TOLD_MOST, "%s[%" PRIu32 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64 "]",
+                                     size ? "," : "", place, entry->requests - entry->told_requests,
+                                     entry->sum_us - entry->told_us, entry->max_us);
+            continue;
+        }
         const char *key_id = PyUnicode_AsUTF8(((Holder *)entry->whose)->key_id);
         char *at = key_id == NULL ? NULL : PyOS_double_to_string(entry->at, 'r', 0, Py_DTSF_ADD_DOT_0, NULL);
         if (at == NULL) {
@@ -991,9 +1056,8 @@ static PyObject *lanes_tell(Lanes *self, PyObject *Py_UNUSED(ignored)) {
         int written = snprintf(
             text + size, TOLD_MOST, "%s[[\"%s\",\"lpo\",\"%s\",\"%.*s\",\"%.*s\",\"shelf\",200,true],%s,%llu,%llu,%llu]",
             size ? "," : "", key_id, protocols[entry->protocol], (int)strnlen(code, HOT_LONGEST_ASSET), code,
-            (int)entry->source_length, (const char *)entry->source, at,
-            (unsigned long long)(entry->requests - entry->told_requests),
-            (unsigned long long)(entry->sum_us - entry->told_us), (unsigned long long)entry->max_us);
+            (int)entry->source_length, (const char *)entry->source, at, (unsigned long long)entry->requests,
+            (unsigned long long)entry->sum_us, (unsigned long long)entry->max_us);
         PyMem_Free(at);
         if (written < 0 || written >= TOLD_MOST) {
             PyMem_Free(text);
@@ -1216,6 +1280,7 @@ static void lanes_dealloc(Lanes *self) {
     hot_shelf_close(&self->shelf);
     hot_keys_close(&self->keys);
     hot_tallies_close(&self->tallies);
+    free(self->spare);
     free(self->connections);
     if (self->memory.obj != NULL) PyBuffer_Release(&self->memory);
     Py_XDECREF(self->holders);
@@ -1325,7 +1390,7 @@ static struct PyModuleDef module = {
 };
 
 __attribute__((visibility("default"))) PyMODINIT_FUNC PyInit__lanes(void) {
-    if (PyType_Ready(&Holder_Type) || PyType_Ready(&Lanes_Type)) return NULL;
+    if (PyType_Ready(&Holder_Type) || PyType_Ready(&Drained_Type) || PyType_Ready(&Lanes_Type)) return NULL;
     PyObject *made = PyModule_Create(&module);
     if (made == NULL || PyModule_AddObjectRef(made, "Lanes", (PyObject *)&Lanes_Type)) {
         Py_XDECREF(made);

@@ -17,8 +17,9 @@ from __future__ import annotations
 import os
 import resource
 import socket
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, overload
 
 from twisted.internet.interfaces import IDelayedCall, IProtocolFactory, IReadDescriptor
 from twisted.logger import Logger
@@ -63,7 +64,7 @@ class Lanes(Protocol):
     def kinds(self) -> int:
         """How many rows L{drain} would give."""
 
-    def drain(self) -> list[tuple[str, str, str, str, float, int, int, int]]:
+    def drain(self) -> Drained:
         """Take out what was answered."""
 
     def tell(self) -> bytes:
@@ -98,6 +99,49 @@ class Lanes(Protocol):
 
     def close(self) -> None:
         """End everything."""
+
+
+class Drained(Protocol):
+    """What was taken out, by kind."""
+
+    def __len__(self) -> int:
+        """How many kinds."""
+
+    def rows(self, start: int, stop: int, /) -> list[tuple[str, str, str, str, float, int, int, int]]:
+        """Some: key id, protocol, asset, source, when the first was answered, requests, microseconds, longest."""
+
+
+class DrainedRows(Sequence[Row]):
+    """Rows that are made when somebody wants them."""
+
+    def __init__(self, drained: Drained) -> None:
+        self._drained = drained
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._drained)
+
+    @overload
+    def __getitem__(self, place: int) -> Row: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[Row]: ...
+
+    def __getitem__(self, place: int | slice) -> Row | list[Row]:
+        """One of them, or some."""
+        if not isinstance(place, slice):
+            return self[slice(place, place + 1)][0]
+        start, stop, _ = slice(place.start, place.stop).indices(len(self))
+        return [
+            Row(Kind(key_id, SERVICE, protocol, asset, source, SHELF, 200, True), at, requests, total, longest)
+            for key_id, protocol, asset, source, at, requests, total, longest in self._drained.rows(
+                start, max(start, stop)
+            )
+        ]
+
+    def __iter__(self) -> Iterator[Row]:
+        """All of them, which are made at once."""
+        return iter(self[:])
 
 
 class LearningGate(Gate):
@@ -331,12 +375,9 @@ class NativeLanes:
         """See L{tbeast.domain.usage.Tallies.requests}."""
         return self._lanes.figures()["waiting"]
 
-    def drain(self) -> list[Row]:
+    def drain(self) -> DrainedRows:
         """See L{tbeast.domain.usage.Tallies.drain}."""
-        return [
-            Row(Kind(key_id, SERVICE, protocol, asset, source, SHELF, 200, True), at, requests, total, longest)
-            for key_id, protocol, asset, source, at, requests, total, longest in self._lanes.drain()
-        ]
+        return DrainedRows(self._lanes.drain())
 
     def tell(self) -> bytes:
         """See L{tbeast.domain.usage.Tallies.tell}."""

@@ -10,9 +10,9 @@ The rules:
  - After L{GRACE_SECONDS} of that, usage is I{unmetered}: an alarm in the log, a counter, and L{UsageWriter.metered},
    by which the gate may refuse to serve.
  - Where there are more than L{MANY_KINDS} kinds at a time beside the ledger, they do not leave at each round, in almost
-   as many rows as there were requests: they merge for a I{cycle} of L{CYCLE_SECONDS}, and each round's share of them is
-   noted on disk until they leave together. To the end of the process this is the same; to the database it is a row a
-   kind and cycle.
+   as many rows as there were requests: they merge for a I{cycle} of L{CYCLE_SECONDS} (with more than
+   L{VERY_MANY_KINDS} of L{LONG_CYCLE_SECONDS}), and each round's share of them is noted on disk until they leave, batch
+   after batch. To the end of the process this is the same; to the database it is a row a kind and cycle.
  - The stop is a last round, and a time in which all that can be written is. Then the ledger is closed: what could not
    be recorded any more is not answered.
 """
@@ -20,7 +20,7 @@ The rules:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
 from attrs import define
@@ -60,9 +60,13 @@ JOURNAL_RETRY_SECONDS: Final = 1.0
 GRACE_SECONDS: Final = 5.0
 
 MANY_KINDS: Final = 600
-MOST_KINDS: Final = 24_000
-"""So many end a cycle at once."""
 CYCLE_SECONDS: Final = 3.0
+VERY_MANY_KINDS: Final = 6_000
+LONG_CYCLE_SECONDS: Final = 10.0
+MOST_KINDS: Final = 48_000
+"""So many end a cycle at once."""
+LEAVE_SECONDS: Final = 0.004
+"""From one batch of a cycle to the next: nothing hurries them, they are noted."""
 
 STOP_SECONDS: Final = 8.0
 STOP_LOOK_SECONDS: Final = 0.05
@@ -97,21 +101,23 @@ class _Cycle:
 
     @ivar rows: all of them.
     @ivar found: whether an earlier process has noted them, whose journal may have batches of the same ids.
+    @ivar is_noted: whether all of them are; else they leave at once.
     @ivar gone: how many batches of them have left.
     """
 
     id: str
-    rows: list[Row]
+    rows: Sequence[Row]
     found: bool = False
+    is_noted: bool = True
     gone: int = 0
 
     @property
-    def next(self) -> range:
-        """The numbers of the batches that leave next."""
-        return range(self.gone, min(self.gone + ROWS_A_TURN // MOST_ROWS, -(-len(self.rows) // MOST_ROWS)))
+    def is_gone(self) -> bool:
+        """Whether all have left."""
+        return self.gone * MOST_ROWS >= len(self.rows)
 
     @property
-    def waiting(self) -> list[Row]:
+    def waiting(self) -> Sequence[Row]:
         """What has not left."""
         return self.rows[self.gone * MOST_ROWS :]
 
@@ -166,8 +172,10 @@ class UsageWriter(Service):
         self._in_thread = in_thread
         self._notes = notes
         self._cycle = ""
-        self._cycle_ends_at = 0.0
+        self._cycle_began = 0.0
         self._ending: deque[_Cycle] = deque()
+        self._ending_stuck = False
+        self._end_next: IDelayedCall | None = None
         self._gone: list[str] = []
         self._telling = UsageTelling(heard_usage, usage_counters, counters, now)
         self._drain = UsageDrain(store, journal, counters, clock, chance, self._written, most_writes)
@@ -222,9 +230,10 @@ class UsageWriter(Service):
     async def _stop(self) -> None:
         for periodic in (self._rounds, self._syncs):
             periodic.stopService()  # neither is waited for: a disk that hangs may hold up a sync for ever
-        if self._more is not None:
-            self._more.cancel()
-            self._more = None
+        for call in (self._more, self._end_next):
+            if call is not None:
+                call.cancel()
+        self._more = self._end_next = None
         until = self._clock.seconds() + STOP_SECONDS
         self._journal_retry_at = 0.0
         self._leave(to_the_end=True)
@@ -277,8 +286,10 @@ class UsageWriter(Service):
 
     def _round(self) -> None:
         left = self._more is not None or self._leave()
+        if self._ending and self._end_next is None:
+            self._end_more()
         self._drain.pump()
-        self._look(left)
+        self._look(left or bool(self._ending and not self._ending_stuck))
 
     def _leave(self, to_the_end: bool = False) -> bool:
         """Let what has been counted leave the ledger.
@@ -286,15 +297,11 @@ class UsageWriter(Service):
         @param to_the_end: all of it now, else a part of it now and the rest in turns of its own.
         @return: whether anything has left.
         """
-        left = False
         if self._may_try_journal():
             self._drain.respool(self._appended)
-        noted = self._note(to_the_end)
-        while self._ending:
-            left = self._end_some()
-            if not left or not to_the_end:
-                break
-        left |= noted
+        left = noted = self._note(to_the_end)
+        while to_the_end and self._ending and self._end_some():
+            left = True
         while self._own_or_all(noted) and (self._may_try_journal() or self._may_skip_journal()):
             rows = self._ledger.cut(ROWS_A_TURN, gathers=not noted)
             batches = batches_of(rows, self._node, self._now(), self._random_bytes, self._batch_rows)
@@ -304,7 +311,7 @@ class UsageWriter(Service):
             left = True
             if self._own_or_all(noted) and not to_the_end:
                 break
-        if left and not to_the_end and self._more is None and (self._ending or self._own_or_all(noted)):
+        if left and not to_the_end and self._more is None and self._own_or_all(noted):
             self._more = self._clock.callLater(0, self._leave_more)
         return left
 
@@ -320,30 +327,45 @@ class UsageWriter(Service):
         if beside is None or notes is None:
             return False
         if not self._cycle:
-            if to_the_end or self._ending or beside.kinds <= MANY_KINDS or not self._may_try_journal():
+            if to_the_end or self._ending_stuck or beside.kinds <= MANY_KINDS or not self._may_try_journal():
                 return False
             self._cycle = make_cycle_id(self._now(), self._random_bytes)
-            self._cycle_ends_at = self._clock.seconds() + CYCLE_SECONDS
+            self._cycle_began = self._clock.seconds()
         told = beside.tell()
         refusal = notes.append(self._cycle, told) if told else None
         if refusal is not None:
             self._refused(refusal)
-        elif not to_the_end and self._clock.seconds() < self._cycle_ends_at and beside.kinds < MOST_KINDS:
+        elif not to_the_end and not self._is_over(beside.kinds):
             return True
-        self._ending.append(_Cycle(self._cycle, beside.drain()))
+        self._ending.append(_Cycle(self._cycle, beside.drain(), is_noted=refusal is None))
         self._cycle = ""
         return False
 
+    def _is_over(self, kinds: int) -> bool:
+        took = self._clock.seconds() - self._cycle_began
+        return kinds >= MOST_KINDS or took >= (LONG_CYCLE_SECONDS if kinds > VERY_MANY_KINDS else CYCLE_SECONDS)
+
+    def _end_more(self) -> None:
+        """Let a batch of what was noted leave, and the next one in a moment. The rounds write them, many at a time."""
+        self._end_next = None
+        while self._end_some():
+            if not self._ending:
+                self._drain.pump()
+                return
+            if self._ending[0].is_noted:
+                self._end_next = self._clock.callLater(LEAVE_SECONDS, self._end_more)
+                return
+
     def _end_some(self) -> bool:
-        """Let some of what was noted leave; whether it has."""
+        """Let a batch of what was noted leave; whether it has."""
         cycle = self._ending[0]
-        numbers = cycle.next
-        batches = [batch_of_cycle(cycle.id, each, self._node, cycle.rows) for each in numbers]
         # what the journal may hold already is not held twice: it is read back, which passes over what is held
-        if batches and not self._taken(batches, hold=not cycle.found):
+        batches = [] if cycle.is_gone else [batch_of_cycle(cycle.id, cycle.gone, self._node, cycle.rows)]
+        self._ending_stuck = bool(batches) and not self._taken(batches, hold=not cycle.found)
+        if self._ending_stuck:
             return False
-        cycle.gone = numbers.stop
-        if not cycle.next:
+        cycle.gone += 1
+        if cycle.is_gone:
             self._ending.popleft()
             self._gone.append(cycle.id)
         return True

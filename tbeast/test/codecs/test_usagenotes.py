@@ -55,8 +55,27 @@ class NotesTests(SynchronousTestCase):
         found, _ = read(bytes(text))
         self.assertEqual([row for note in notes for row in note][: len(found)], found)
 
+    @settings(deadline=None)
+    @given(st.lists(rows, min_size=1, max_size=5), st.lists(st.tuples(st.integers(0, 4), numbers, numbers, numbers)))
+    def test_what_comes_to_a_row(self, some: list[Row], more: list[tuple[int, int, int, int]]) -> None:
+        """It is told by the row's number in its file, in the same note and in later ones."""
+        more = [(number % len(some), *counts) for number, *counts in more]  # type: ignore[misc]
+        wanted = [*some, *(Row(some[number].kind, some[number].at, *counts) for number, *counts in more)]
+        parts = [*map(msgspec.json.encode, some), *map(msgspec.json.encode, more)]
+        for cut in range(len(parts) + 1):
+            data = b"".join(encode(b",".join(part)) for part in (parts[:cut], parts[cut:]) if part)
+            self.assertEqual((wanted, len(data)), read(data))
+
     def test_json_that_is_no_row(self) -> None:
-        self.assertEqual(([], 0), read(encode(b"[1,2]")))
+        """A note with anything wrong in it is none, and nothing behind it is one."""
+        kind = ["a", "lpo", "udp", "BTC", "median", "shelf", 200, True]
+        good = encode(msgspec.json.encode([kind, 7.0, 2, 30, 20]))
+        row = Row(Kind._make(kind), 7.0, 2, 30, 20)
+        for bad in (
+            b"[1,2]", b"[]", b"7", b'"row"', b"[0]", b"[0,1,2]", b"[0,1,2,3,4]", b"[1,1,2,3]", b"[-1,1,2,3]",
+            b"[0,-1,2,3]", b"[0,1.5,2,3]", b"[0.0,1,2,3]", b"[true,1,2,3]", b"[[],1,2,3,4]",
+        ):  # fmt: skip
+            self.assertEqual(([row], len(good)), read(good + encode(bad) + good), bad)
 
 
 class AddedUpTests(SynchronousTestCase):

@@ -161,6 +161,12 @@ class LanesCase(NativeCase):
         figures = self.lanes.figures()
         return tuple(figures[name] for name in names)
 
+    def drain(self) -> list[tuple[Any, ...]]:
+        """Take out what was counted, and give all rows."""
+        drained = self.lanes.drain()
+        rows: list[tuple[Any, ...]] = drained.rows(0, len(drained))
+        return rows
+
     def ask(self, client: socket.socket, *requests: bytes) -> bytes:
         """Send requests that are all answered, and give the answers' bytes."""
         before = self.figures("requests")[0]

@@ -81,7 +81,7 @@ class AnswerTests(DatagramsCase):
             self.serve(len(some))
             self.assertEqual([answer(number) for number in some], self.answers(self.asking, len(some)))
         self.silent(self.asking)
-        self.assertEqual([len(numbers)], [row[5] for row in self.lanes.drain()])
+        self.assertEqual([len(numbers)], [row[5] for row in self.drain()])
 
     @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
     @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(-1_000, 10**9)), max_size=AT_ONCE))
@@ -157,7 +157,7 @@ class AnswerTests(DatagramsCase):
             self.datagrams.shutdown(socket.SHUT_WR)
         self.serve(5)
         self.assertEqual((5, 5), self.figures("answers", "unsendable"))
-        self.assertEqual([5], [row[5] for row in self.lanes.drain()])
+        self.assertEqual([5], [row[5] for row in self.drain()])
 
 
 class AnswerTestsIPv6(AnswerTests):
@@ -184,7 +184,7 @@ class PassedOnTests(DatagramsCase):
         self.serve(len(texts) + 1)
         self.assertEqual([(text, self.sender(), None) for text in texts], self.others)
         self.assertEqual(answer(5), self.asking.recv(4_096))
-        self.assertEqual((1, 1), (self.figures("answers")[0], self.lanes.drain()[0][5]))
+        self.assertEqual((1, 1), (self.figures("answers")[0], self.drain()[0][5]))
 
     def test_too_long(self) -> None:
         """More of it is not kept than shows that it is too long."""
@@ -209,7 +209,7 @@ class PassedOnTests(DatagramsCase):
         self.asking.send(question())
         self.serve(1)
         self.assertEqual([(question(), self.sender(), None)], self.others)
-        self.assertEqual([], self.lanes.drain())
+        self.assertEqual([], self.drain())
 
     def test_failing_standing(self) -> None:
         """It is said, and the ordinary way asks it again; the others of the batch are answered."""

@@ -217,7 +217,7 @@ class AnswerTests(ConnectionsCase):
         self.lanes.shut = False
         self.assertEqual(ANSWER, self.ask(staying, head()))
         self.assertIsNone(standing)
-        self.assertEqual([1], [row[5] for row in self.lanes.drain()])
+        self.assertEqual([1], [row[5] for row in self.drain()])
 
     def test_large(self) -> None:
         """A head that takes more than one reading leaves in the middle, and nothing of it is lost."""
@@ -269,7 +269,7 @@ class UnreadTests(ConnectionsCase):
         while len(found) < sent:
             found += client.recv(65_536)
         self.assertEqual(wanted, found + unsent)
-        self.assertEqual(answered, sum(row[5] for row in self.lanes.drain()))
+        self.assertEqual(answered, sum(row[5] for row in self.drain()))
 
     def test_only_that_one(self) -> None:
         """The others go on as if nothing were."""
@@ -423,7 +423,7 @@ class FailureTests(ConnectionsCase):
         self.assertEqual((head() * 2, b"", None), (begun, unsent, verdict))
         self.assertEqual(["not today"], [str(error) for error in self.said])
         self.assertEqual(ANSWER * 2, received(client, 2))
-        self.assertEqual([2], [row[5] for row in self.lanes.drain()])
+        self.assertEqual([2], [row[5] for row in self.drain()])
         self.learn()
         self.assertEqual(ANSWER, self.ask(other, head()))
 
@@ -493,7 +493,7 @@ class CrowdTests(ConnectionsCase):
             for client in clients:
                 client.close()
             self.turn_until(lambda: self.figures("connections") == (0,))
-        self.assertEqual([crowd], [row[5] for row in self.lanes.drain()])
+        self.assertEqual([crowd], [row[5] for row in self.drain()])
 
     def test_no_descriptors(self) -> None:
         """Those that cannot be taken wait; the others are served, and make room when they end."""
@@ -563,7 +563,7 @@ class LifeTests(ConnectionsCase):
             client.close()
         self.turn_until(lambda: not self.turn(0.0) and self.figures("connections")[0] == before[1])
         self.assertEqual(standing.used, self.figures("requests")[0] - before[0])
-        self.assertEqual(standing.used, sum(row[5] for row in self.lanes.drain()))
+        self.assertEqual(standing.used, sum(row[5] for row in self.drain()))
         self.close_left()
 
     def has(self, client: socket.socket, length: int) -> bool:

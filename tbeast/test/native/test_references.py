@@ -53,7 +53,7 @@ class HeldTests(LanesCase):
         self.lanes.forget(key_id)
         self.assertEqual(before[0], sys.getrefcount(standing))
         self.assertLess(before[1], sys.getrefcount(key_id))
-        self.lanes.drain()
+        self.drain()
         self.assertEqual(before, (sys.getrefcount(standing), sys.getrefcount(key_id)))
 
     def test_one_key_of_two(self) -> None:
@@ -64,7 +64,7 @@ class HeldTests(LanesCase):
             self.lanes.learn(KEY, key_id, first)
             self.lanes.learn(KEY, "second", second)
         self.assertEqual((before, before + 1), (sys.getrefcount(first), sys.getrefcount(second)))
-        self.lanes.drain()
+        self.drain()
         self.assertEqual(ids, sys.getrefcount(key_id))
 
     def test_fields_of_standings(self) -> None:
@@ -170,7 +170,7 @@ class MemoryTests(LanesCase):
         self.grows_not(act)
 
     def drained(self) -> list[Any]:
-        self.rows += self.lanes.drain()
+        self.rows += self.drain()
         return self.rows
 
     def test_leaving(self) -> None:

@@ -81,7 +81,7 @@ class AnswerTests(ShelfCase):
         reply = SharedReply(first, last, self.now - age, self.now, source)
         self.put("BTC", reply)
         self.assertEqual(answer_of(reply, self.now, FREE), self.ask(self.asking, head()))
-        row = self.lanes.drain()[0]
+        row = self.drain()[0]
         self.assertEqual(("BTC", source), row[2:4])
 
     def test_udp(self) -> None:
@@ -288,7 +288,7 @@ class WriterTests(LanesCase):
             if reply is not None:
                 self.check(asked[0], body(reply, self.now))  # type: ignore[arg-type]
             start += answered
-        self.assertEqual(start, sum(row[5] for row in self.lanes.drain()))
+        self.assertEqual(start, sum(row[5] for row in self.drain()))
 
     def answered_of(self, asked: int) -> int:
         """Serve until all that was asked is answered, or the connection has left: how many were."""

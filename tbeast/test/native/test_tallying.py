@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from attrs import evolve
 
 from tbeast.domain.admission import Standing
-from tbeast.test.native.parts import KEY, NOW, PARTNER, REPLY, LanesCase, head, totals
+from tbeast.test.native.parts import KEY, NOW, PARTNER, REPLY, LanesCase, head, open_lanes, totals
 
 HOUR = 3_600.0
 
@@ -21,20 +22,40 @@ class DrainTests(LanesCase):
         self.asking = self.client()
 
     def drained(self) -> dict[tuple[str, str, str, str], int]:
-        return totals(self.lanes.drain())
+        return totals(self.drain())
+
+    def test_rows_as_they_are_wanted(self) -> None:
+        """What was taken out stays as it was, whatever is counted and taken out meanwhile, and whatever ends."""
+        self.put("ETH")
+        self.ask(self.asking, head(), head(b"ETH"), head())
+        first = self.lanes.drain()
+        self.ask(self.asking, head(b"ETH"))
+        second, third = self.lanes.drain(), self.lanes.drain()
+        self.lanes.forget(PARTNER.key_id)
+        self.assertEqual([2, 1, 0], [len(one) for one in (first, second, third)])
+        del third
+        self.lanes.close()
+        del self.lanes
+        self.lanes = open_lanes(self.memory)
+        self.assertEqual([("BTC", 2), ("ETH", 1)], [(row[2], row[5]) for row in first.rows(0, 2)])
+        self.assertEqual([("ETH", 1)], [(row[2], row[5]) for row in first.rows(1, 2)])
+        self.assertEqual([("ETH", 1)], [(row[2], row[5]) for row in second.rows(0, 1)])
+        for start, stop in ((0, 3), (-1, 1), (2, 1), (3, 3)):
+            self.assertRaises(IndexError, first.rows, start, stop)
+        self.assertEqual([], first.rows(2, 2))
 
     def test_nothing(self) -> None:
-        self.assertEqual([], self.lanes.drain())
+        self.assertEqual([], self.drain())
         self.ask(self.asking, head())
-        self.assertEqual(1, len(self.lanes.drain()))
-        self.assertEqual([], self.lanes.drain())
+        self.assertEqual(1, len(self.drain()))
+        self.assertEqual([], self.drain())
 
     def test_one_kind(self) -> None:
         """Requests, the sum of what they took, and the longest; the time is the first one's."""
         self.ask(self.asking, *[head()] * 7)
         self.now += 10.0
         self.ask(self.asking, *[head()] * 5)
-        ((key_id, protocol, asset, source, at, requests, total, longest),) = self.lanes.drain()
+        ((key_id, protocol, asset, source, at, requests, total, longest),) = self.drain()
         self.assertEqual(
             (PARTNER.key_id, "http", "BTC", "median", NOW, 12), (key_id, protocol, asset, source, at, requests)
         )
@@ -69,7 +90,7 @@ class DrainTests(LanesCase):
         for number in range(20):
             self.put("BTC", REPLY._replace(head=b"%d" % number))
             self.ask(self.asking, head())
-        self.assertEqual([20], [row[5] for row in self.lanes.drain()])
+        self.assertEqual([20], [row[5] for row in self.drain()])
 
     def test_hours_apart(self) -> None:
         """A row lies within one hour, since reports are made by the hour."""
@@ -77,7 +98,7 @@ class DrainTests(LanesCase):
         times = (NOW, NOW + HOUR, NOW + HOUR, NOW, NOW + 3 * HOUR)
         for self.now in times:
             self.ask(self.asking, head())
-        rows = self.lanes.drain()
+        rows = self.drain()
         self.assertEqual({NOW: 2, NOW + HOUR: 2, NOW + 3 * HOUR: 1}, {row[4]: row[5] for row in rows})
 
     def test_outlives_the_key(self) -> None:
@@ -100,23 +121,30 @@ class DrainTests(LanesCase):
         """What is told is what was answered since the last telling, and is taken out all the same."""
         self.assertEqual(b"", self.lanes.tell())
         self.put("ETH", REPLY._replace(source="kraken-ws"))
-        told, took = [], 0
+        told: list[list[str]] = []
+        counts: list[list[int]] = []
+        took = 0
+        first: list[list[Any]] = []
         for requests in ((head(), head(b"ETH")), (head(),), (), (head(b"ETH"),) * 3):
             self.ask(self.asking, *requests)
             rows = json.loads(b"[%b]" % self.lanes.tell())
-            told.append([(kind[3], count) for kind, _, count, _, _ in rows])
-            took += sum(row[3] for row in rows)
-            for kind, at, _, _, _ in rows:
+            first += [row for row in rows if isinstance(row[0], list)]
+            told.append([(first[row[0]][0] if len(row) == 4 else row[0])[3] for row in rows])
+            counts.append([row[-3] for row in rows])
+            took += sum(row[-2] for row in rows)
+            for kind, at, _, _, _ in (row for row in rows if len(row) == 5):
                 source = {"BTC": "median", "ETH": "kraken-ws"}[kind[3]]
                 self.assertEqual([PARTNER.key_id, "lpo", "http", kind[3], source, "shelf", 200, True], kind)
                 self.assertEqual(NOW, at)
-        self.assertEqual([[("BTC", 1), ("ETH", 1)], [("BTC", 1)], [], [("ETH", 3)]], told)
-        rows = self.lanes.drain()
+        self.assertEqual([["BTC", "ETH"], ["BTC"], [], ["ETH"]], told)
+        self.assertEqual([[1, 1], [1], [], [3]], counts)
+        self.assertEqual(2, len(first))
+        rows = self.drain()
         self.assertEqual({"BTC": 2, "ETH": 4}, {row[2]: row[5] for row in rows})
         self.assertEqual(took, sum(row[6] for row in rows))
         self.assertEqual(b"", self.lanes.tell())
         self.ask(self.asking, head())
-        self.lanes.drain()
+        self.drain()
         self.assertEqual(b"", self.lanes.tell())
 
     def test_told_at_length(self) -> None:

@@ -454,7 +454,7 @@ class BookTests(DoorCase):
     def test_told(self) -> None:
         """What was told adds up to what is drained, row by row and in the same order."""
         self.house.put(quote_of("ETH", 1800.5, source="kraken-ws"))
-        rows: list[Row] = []
+        notes = b""
         for data in (
             HOT * 2, question("/price?asset=ETH"), question("/price?asset=BTC", UNLIMITED) + HOT, b"", HOT,
             question("/price?asset=ETH", FREE), question("/price?asset=ETH") * 3, HOT,
@@ -464,14 +464,27 @@ class BookTests(DoorCase):
             told = self.door.native.tell()
             self.assertEqual(bool(data), bool(told))
             if told:
-                found, end = usagenotes.read(note := usagenotes.encode(told))
-                self.assertEqual(len(note), end)
-                rows += found
+                notes += usagenotes.encode(told)
+        rows, end = usagenotes.read(notes)
+        self.assertEqual(len(notes), end)
         self.assertEqual(4, self.door.native.kinds)
         drained = self.door.native.drain()
-        self.assertEqual(drained, added_up(rows))
+        self.assertEqual(list(drained), added_up(rows))
         self.assertEqual([5, 4, 1, 1], [row.request_count for row in drained])
-        self.assertEqual(([], 0, b""), (self.door.native.drain(), self.door.native.kinds, self.door.native.tell()))
+        self.assertEqual((0, 0, b""), (len(self.door.native.drain()), self.door.native.kinds, self.door.native.tell()))
+
+    def test_rows_when_they_are_wanted(self) -> None:
+        for code in ("AA", "BB", "CC"):
+            self.house.put(quote_of(code))
+            self.door.send(question(f"/price?asset={code}"))
+        drained = self.door.native.drain()
+        whole = list(drained)
+        self.assertEqual(["AA", "BB", "CC"], [row.kind.asset for row in whole])
+        self.assertEqual(3, len(drained))
+        for place in (slice(None), slice(1, 2), slice(1, 9), slice(7, 9), slice(2, 1), slice(-1, None)):
+            self.assertEqual(whole[place], drained[place])
+        self.assertEqual((whole[0], whole[2]), (drained[0], drained[2]))
+        self.assertRaises(IndexError, lambda: drained[3])
 
     def test_counters(self) -> None:
         """They are brought in when they are read, each event once."""

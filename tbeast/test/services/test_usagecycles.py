@@ -10,7 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from tbeast.services.usagewriter import CYCLE_SECONDS, MANY_KINDS, MOST_KINDS, ROUND_SECONDS
+from tbeast.domain.usage import MOST_ROWS
+from tbeast.services.usagewriter import (
+    CYCLE_SECONDS,
+    LEAVE_SECONDS,
+    LONG_CYCLE_SECONDS,
+    MANY_KINDS,
+    MOST_KINDS,
+    ROUND_SECONDS,
+    VERY_MANY_KINDS,
+)
 from tbeast.test.services.test_usagewriter import happenings
 from tbeast.test.services.usagerig import Rig
 from tbeast.testing.logs import listen
@@ -31,6 +40,7 @@ class CycleCase(SynchronousTestCase):
         return [name for name in os.listdir(self.folder) if name.endswith(".notes")]
 
     def assertAllRecorded(self) -> None:
+        self.rig.settle()
         self.assertEqual(self.rig.counted, self.store.requests)
         self.assertEqual(0, len(self.rig.ledger))
         self.rig.count()  # the next sync is after this
@@ -56,6 +66,44 @@ class ManyTests(CycleCase):
         self.assertEqual(1, len(self.notes))
         self.rig.turn()
         self.assertEqual(MANY, sum(len(one.rows) for one in self.store.batches.values()))
+        self.assertAllRecorded()
+
+    def test_very_many_merge_for_longer(self) -> None:
+        for _ in range(round(LONG_CYCLE_SECONDS / ROUND_SECONDS)):
+            self.rig.count(7, asset="A1")
+            self.rig.count_kinds(VERY_MANY_KINDS + 1 if self.rig.counted == 7 else 0)
+            self.rig.turn()
+            self.assertEqual(0, self.store.requests)
+        self.rig.turn()
+        self.assertEqual(VERY_MANY_KINDS + 1, sum(len(one.rows) for one in self.store.batches.values()))
+        self.assertAllRecorded()
+
+    def test_the_next_cycle_begins_while_one_leaves(self) -> None:
+        """Its rows merge all the same."""
+        self.rig.count_kinds(3 * MANY)
+        self.rig.turn()
+        self.rig.advance(CYCLE_SECONDS)
+        self.assertEqual(1, len(self.writer._ending))
+        for _ in range(4):
+            self.rig.count_kinds(MANY)
+            self.rig.advance(ROUND_SECONDS)
+            self.assertNotEqual("", self.writer._cycle)
+        self.assertEqual(2, len(self.notes))
+        self.assertEqual(3 * MANY, self.rig.settled())
+        self.rig.advance(CYCLE_SECONDS)
+        self.assertEqual(4 * MANY, self.rig.settled())
+        self.assertAllRecorded()
+
+    def test_it_leaves_batch_after_batch(self) -> None:
+        """So that nobody waits for all of it."""
+        self.rig.count_kinds(10 * MOST_ROWS)
+        self.rig.turn()
+        self.rig.advance(CYCLE_SECONDS)
+        left = []
+        for _ in range(10):
+            left.append(sum(len(cycle.waiting) for cycle in self.writer._ending))
+            self.rig.clock.advance(LEAVE_SECONDS)
+        self.assertEqual([n * MOST_ROWS for n in range(9, -1, -1)], left)
         self.assertAllRecorded()
 
     def test_what_is_counted_in_the_ledger_leaves_meanwhile(self) -> None:

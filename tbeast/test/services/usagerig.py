@@ -21,7 +21,7 @@ from tbeast.domain.counters import Counters
 from tbeast.domain.usage import WINDOW_SECONDS, Batch, Kind, Ledger, Row
 from tbeast.errors import CacheUnavailableError, StoreUnavailableError
 from tbeast.interfaces import RefusedRow, Written
-from tbeast.services.usagewriter import ROUND_SECONDS, UsageWriter
+from tbeast.services.usagewriter import LEAVE_SECONDS, ROUND_SECONDS, UsageWriter
 
 START = 1_795_348_800.0
 A_LITTLE = 1e-9
@@ -178,11 +178,13 @@ class Beside:
 
     def tell(self) -> bytes:
         told = []
-        for place, (at, requests, total, longest) in self._rows.items():
-            known = self._told.get(place, [0, 0])
-            if requests > known[0]:
-                told.append(encode([place[0], at, requests - known[0], total - known[1], longest]))
-                self._told[place] = [requests, total]
+        for number, (place, (at, requests, total, longest)) in enumerate(self._rows.items()):
+            known = self._told.get(place)
+            if known is None:
+                told.append(encode([place[0], at, requests, total, longest]))
+            elif requests > known[0]:
+                told.append(encode([number, requests - known[0], total - known[1], longest]))
+            self._told[place] = [requests, total]
         return b",".join(told)
 
 
@@ -251,8 +253,9 @@ class Rig:
             self.count(asset=f"A{place}")
 
     def advance(self, seconds: float) -> None:
-        """Let time pass, in steps that are no longer than a round."""
-        steps = max(1, ceil(seconds / ROUND_SECONDS - 1e-6))
+        """Let time pass, in steps that are no longer than a round, or what leaves in steps of its own."""
+        longest = LEAVE_SECONDS if self.writer._ending else ROUND_SECONDS
+        steps = max(1, ceil(seconds / longest - 1e-6))
         for _ in range(steps):
             self.clock.advance(seconds / steps + A_LITTLE)
 
@@ -262,11 +265,17 @@ class Rig:
         self.settle()
 
     def settle(self) -> None:
-        """Do all that is to be done at once."""
-        for _ in range(200):
-            if not any(call.getTime() <= self.clock.seconds() for call in self.clock.getDelayedCalls()):
+        """Do all that is to be done at once, or what was noted leaves one after the other."""
+        for _ in range(400):
+            step = LEAVE_SECONDS + A_LITTLE if self.writer._end_next is not None else 0.0
+            if not step and not any(call.getTime() <= self.clock.seconds() for call in self.clock.getDelayedCalls()):
                 break
-            self.clock.advance(0)
+            self.clock.advance(step)
+
+    def settled(self) -> int:
+        """How many rows the store has, once all that leaves has."""
+        self.settle()
+        return sum(len(one.rows) for one in self.store.batches.values())
 
     def stop(self) -> Deferred[None]:
         return Deferred.fromCoroutine(self._stop())
