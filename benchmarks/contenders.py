@@ -43,9 +43,10 @@ ASSETS = Path(tbeast.__file__).parent / "data" / "assets.csv"
 WORKERS = 2
 READY_SECONDS = 60.0
 QUIET_SECONDS = 1.0
+LOOK_SECONDS = 0.3  # longer than anything is on its way from a worker to the database
 """What the daemon has to itself after its start."""
 STOP_SECONDS = 30.0
-SETTLE_SECONDS = 10.0
+SETTLE_SECONDS = 30.0
 """Within so long the daemon has recorded what it answered."""
 
 PORTS = ("TCP_PORT_LPO", "UDP_PORT_LPO", "HEALTH_PORT_LPO", "TCP_PORT_LRS", "HEALTH_PORT_LRS", "UDP_PORT_LRS")
@@ -251,15 +252,21 @@ def _insert_keys(bench: Bench, state: Path) -> None:
 
 
 def _recorded(bench: Bench, state: Path, health: int) -> int:
-    """How many questions stand in the table, once the daemon has nothing left to write."""
+    """How many questions stand in the table, once the daemon has nothing left to write, and no worker either."""
     until = time.monotonic() + SETTLE_SECONDS
-    while _waiting(health) and time.monotonic() < until:
-        time.sleep(0.2)
     connection = _connected(state)
+    connection.autocommit = True
     try:
+        before = -1
         with connection.cursor() as cursor:
-            cursor.execute("SELECT coalesce(sum(request_count), 0) FROM usage_logs")
-            return int(cursor.fetchone()[0])
+            while True:
+                time.sleep(LOOK_SECONDS)
+                waiting = _waiting(health)
+                cursor.execute("SELECT coalesce(sum(request_count), 0) FROM usage_logs")
+                now = int(cursor.fetchone()[0])
+                if (not waiting and now == before) or time.monotonic() > until:
+                    return now
+                before = now
     finally:
         connection.close()
 

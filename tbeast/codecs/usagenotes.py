@@ -14,6 +14,7 @@ that it was kept.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Annotated, Any, Final
 from zlib import crc32
 
@@ -31,6 +32,11 @@ def encode(noted: bytes) -> bytes:
     """One note of what is JSON already, with commas between its parts."""
     body = b"[%b]" % noted
     return b"n1 %08x %d %b\n" % (crc32(body), len(body), body)
+
+
+def encode_parts(parts: Iterable[Any]) -> bytes:
+    """Rows, and what has come to rows as lists of four, as JSON with commas between them."""
+    return msgspec.json.encode(parts)[1:-1]
 
 
 def read(data: bytes) -> tuple[list[Row], int]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 from uuid import UUID
 
 from attrs import frozen
@@ -71,7 +71,7 @@ class Row(NamedTuple):
 _Plain = tuple[str, str, str, str, str, str, int, bool]
 """A L{Kind} without its name: quicker to make, and equal to it."""
 _Entry = list[float | int]
-"""What L{Row} has after the kind."""
+"""What L{Row} has after the kind; and for one that was told of its number, and how many requests and microseconds."""
 
 
 @frozen
@@ -140,6 +140,7 @@ class Ledger:
         self._open: dict[_Plain, _Entry] = {}
         self._opened_at = 0.0
         self._closes_at = 0.0
+        self._numbers = 0  # how many entries were told of
 
     def __len__(self) -> int:
         """How many entries wait."""
@@ -148,8 +149,7 @@ class Ledger:
     @property
     def requests(self) -> int:
         """How many requests wait."""
-        own = sum(int(entry[1]) for window in self._windows.values() for entry in window.values())
-        return own if self.beside is None else own + self.beside.requests
+        return self.own_requests if self.beside is None else self.own_requests + self.beside.requests
 
     def count(
         self,
@@ -186,6 +186,37 @@ class Ledger:
     def own(self) -> int:
         """How many entries wait that were not counted beside it."""
         return self._size
+
+    @property
+    def own_requests(self) -> int:
+        """How many requests they are of."""
+        return sum(int(entry[1]) for window in self._windows.values() for entry in window.values())
+
+    def tell(self) -> list[Any]:
+        """What was counted in it since this was asked last, and is not drained yet: see L{Tallies.tell}.
+
+        @return: for each entry that is told of the first time its L{Row}; for every other [the number of that row since
+            L{drain}, requests, microseconds, longest], where anything has come to it.
+        """
+        told: list[Any] = []
+        for window in self._windows.values():
+            for kind, entry in window.items():
+                if len(entry) == _UNTOLD:
+                    told.append((kind, *entry))
+                    entry += (self._numbers, entry[1], entry[2])
+                    self._numbers += 1
+                elif entry[1] != entry[5]:
+                    told.append((entry[4], entry[1] - entry[5], entry[2] - entry[6], entry[3]))
+                    entry[5], entry[6] = entry[1], entry[2]
+        return told
+
+    def drain(self) -> list[Row]:
+        """Take out all entries of its own; those that were told of come first, in that order."""
+        entries = [item for window in self._windows.values() for item in window.items()]
+        entries.sort(key=lambda item: item[1][4] if len(item[1]) > _UNTOLD else self._numbers)
+        self._windows, self._open, self._size, self._numbers = {}, {}, 0, 0
+        self._opened_at = self._closes_at = 0.0
+        return [_row(kind, entry) for kind, entry in entries]
 
     def gather(self) -> None:
         """Take in what was counted beside it."""
@@ -227,7 +258,8 @@ class Ledger:
                 window[place] = [at, requests, total, longest]
                 self._size += 1
             else:
-                entry[0] = min(entry[0], at)
+                if len(entry) == _UNTOLD:
+                    entry[0] = min(entry[0], at)
                 entry[1] += requests
                 entry[2] += total
                 entry[3] = max(entry[3], longest)
@@ -240,8 +272,13 @@ class Ledger:
         self._closes_at = self._opened_at + WINDOW_SECONDS
 
 
+_UNTOLD: Final = 4
+"""How long an entry is that was not told of."""
+
+
 def _row(kind: _Plain, entry: _Entry) -> Row:
-    return Row(Kind._make(kind), *entry)  # type: ignore[arg-type]  # the last three are whole
+    at, requests, total, longest = entry[:_UNTOLD]
+    return Row(Kind._make(kind), at, requests, total, longest)  # type: ignore[arg-type]  # the last three are whole
 
 
 def batches_of(
@@ -293,7 +330,7 @@ class MeteringStatus:
     @ivar state: L{OK}; L{BEHIND}: the database does not take it, or not as fast as it comes, and the journal keeps it;
         L{UNMETERED}: nothing takes it, it is in memory alone.
     @ivar since: when that began, in seconds since the epoch; C{None} with L{OK}.
-    @ivar waiting_rows: in the ledger.
+    @ivar waiting_rows: in the ledger, and such as merged there and are about to leave.
     @ivar under_way: batches in memory.
     @ivar spooled_batches: batches in the journal, those under way included.
     @ivar spooled_bytes: how much room the journal takes.

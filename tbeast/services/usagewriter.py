@@ -9,10 +9,8 @@ The rules:
    it stays in the ledger, where it merges; both are tried again all the time.
  - After L{GRACE_SECONDS} of that, usage is I{unmetered}: an alarm in the log, a counter, and L{UsageWriter.metered},
    by which the gate may refuse to serve.
- - Where there are more than L{MANY_KINDS} kinds at a time beside the ledger, they do not leave at each round, in almost
-   as many rows as there were requests: they merge for a I{cycle} of L{CYCLE_SECONDS} (with more than
-   L{VERY_MANY_KINDS} of L{LONG_CYCLE_SECONDS}), and each round's share of them is noted on disk until they leave, batch
-   after batch. To the end of the process this is the same; to the database it is a row a kind and cycle.
+ - Where very many kinds are counted they stay and merge for a while, noted on disk: see
+   L{tbeast.services.usagecycles}.
  - The stop is a last round, and a time in which all that can be written is. Then the ledger is closed: what could not
    be recorded any more is not answered.
 """
@@ -20,10 +18,9 @@ The rules:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Final
 
-from attrs import define
 from twisted.application.service import Service
 from twisted.internet.defer import ensureDeferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -41,15 +38,13 @@ from tbeast.domain.usage import (
     Ledger,
     MeteringStatus,
     NotSpooled,
-    Row,
     added_up,
-    batch_of_cycle,
     batches_of,
-    make_cycle_id,
 )
 from tbeast.interfaces import Chance, Now, UsageCounters, UsageStore, Written
 from tbeast.services.periodic import Periodic
 from tbeast.services.usagecounters import HeardUsage, UsageTelling
+from tbeast.services.usagecycles import LEAVE_SECONDS, Cycle, Merging, OwnTallies, UsageNotes
 from tbeast.services.usagedrain import MOST_WRITES, UsageDrain, UsageJournal
 
 ROUND_SECONDS: Final = 0.1
@@ -59,67 +54,9 @@ SYNC_SECONDS: Final = 1.0
 JOURNAL_RETRY_SECONDS: Final = 1.0
 GRACE_SECONDS: Final = 5.0
 
-MANY_KINDS: Final = 600
-CYCLE_SECONDS: Final = 3.0
-VERY_MANY_KINDS: Final = 6_000
-LONG_CYCLE_SECONDS: Final = 10.0
-MOST_KINDS: Final = 48_000
-"""So many end a cycle at once."""
-LEAVE_SECONDS: Final = 0.004
-"""From one batch of a cycle to the next: nothing hurries them, they are noted."""
-
 STOP_SECONDS: Final = 8.0
 STOP_LOOK_SECONDS: Final = 0.05
 LAST_SYNC_SECONDS: Final = 1.0
-
-
-class UsageNotes(Protocol):
-    """What is needed of the notes; nothing of it waits, or raises."""
-
-    def left(self) -> list[tuple[str, list[Row]]]:
-        """The cycles that an earlier process has not ended, and their rows."""
-
-    def append(self, cycle: str, rows: bytes) -> NotSpooled | None:
-        """Note rows of a cycle."""
-
-    def end(self, cycle: str) -> None:
-        """Its rows are kept elsewhere now."""
-
-    def unsynced(self) -> Callable[[], None] | None:
-        """What has to be done, in a thread, so that a loss of power takes nothing; it may raise C{OSError}."""
-
-    def synced(self) -> None:
-        """That has worked, for the journal too."""
-
-    def close(self) -> None:
-        """Write no more."""
-
-
-@define(eq=False)
-class _Cycle:
-    """A cycle whose rows leave.
-
-    @ivar rows: all of them.
-    @ivar found: whether an earlier process has noted them, whose journal may have batches of the same ids.
-    @ivar is_noted: whether all of them are; else they leave at once.
-    @ivar gone: how many batches of them have left.
-    """
-
-    id: str
-    rows: Sequence[Row]
-    found: bool = False
-    is_noted: bool = True
-    gone: int = 0
-
-    @property
-    def is_gone(self) -> bool:
-        """Whether all have left."""
-        return self.gone * MOST_ROWS >= len(self.rows)
-
-    @property
-    def waiting(self) -> Sequence[Row]:
-        """What has not left."""
-        return self.rows[self.gone * MOST_ROWS :]
 
 
 InThread = Callable[[Callable[[], None]], Awaitable[None]]
@@ -171,12 +108,11 @@ class UsageWriter(Service):
         self._random_bytes = random_bytes
         self._in_thread = in_thread
         self._notes = notes
-        self._cycle = ""
-        self._cycle_began = 0.0
-        self._ending: deque[_Cycle] = deque()
+        self._ending: deque[Cycle] = deque()
         self._ending_stuck = False
         self._end_next: IDelayedCall | None = None
         self._gone: list[str] = []
+        self._merging: list[Merging] = []
         self._telling = UsageTelling(heard_usage, usage_counters, counters, now)
         self._drain = UsageDrain(store, journal, counters, clock, chance, self._written, most_writes)
         self._rounds = Periodic("usage writer", self._round, ROUND_SECONDS, clock, counters)
@@ -205,7 +141,7 @@ class UsageWriter(Service):
         return MeteringStatus(
             state,
             self._behind_since,
-            len(self._ledger),
+            len(self._ledger) + sum(cycle.left for cycle in self._ending),
             self._drain.under_way,
             self._journal.batches,
             self._journal.size_bytes,
@@ -220,7 +156,12 @@ class UsageWriter(Service):
         """
         self._journal.open()
         if self._notes is not None:
-            self._ending.extend(_Cycle(cycle, added_up(rows), found=True) for cycle, rows in self._notes.left())
+            self._ending.extend(Cycle(cycle, added_up(rows), found=True) for cycle, rows in self._notes.left())
+            self._merging = [
+                Merging(tallies, self._notes, self._clock, self._now, self._random_bytes)
+                for tallies in (self._ledger.beside, OwnTallies(self._ledger))
+                if tallies is not None
+            ]
         self._ledger.is_closed = False
         super().startService()  # type: ignore[no-untyped-call]
         self._rounds.startService()
@@ -299,51 +240,50 @@ class UsageWriter(Service):
         """
         if self._may_try_journal():
             self._drain.respool(self._appended)
-        left = noted = self._note(to_the_end)
+        left = self._note(to_the_end)
         while to_the_end and self._ending and self._end_some():
             left = True
-        while self._own_or_all(noted) and (self._may_try_journal() or self._may_skip_journal()):
-            rows = self._ledger.cut(ROWS_A_TURN, gathers=not noted)
+        while self._leaves and (self._may_try_journal() or self._may_skip_journal()):
+            rows = self._ledger.cut(ROWS_A_TURN, gathers=False)
             batches = batches_of(rows, self._node, self._now(), self._random_bytes, self._batch_rows)
             if not self._taken(batches):
                 self._ledger.put_back(rows)
                 break
             left = True
-            if self._own_or_all(noted) and not to_the_end:
+            if self._leaves and not to_the_end:
+                self._more = self._more or self._clock.callLater(0, self._leave_more)
                 break
-        if left and not to_the_end and self._more is None and self._own_or_all(noted):
-            self._more = self._clock.callLater(0, self._leave_more)
         return left
 
-    def _own_or_all(self, noted: bool) -> int:
-        return self._ledger.own if noted else len(self._ledger)
+    @property
+    def _leaves(self) -> bool:
+        """Whether there is anything in the ledger that is not in a cycle."""
+        return self._ledger.own > 0 and not (self._merging and self._merging[-1].cycle)
 
     def _note(self, to_the_end: bool) -> bool:
-        """Note what is counted beside the ledger, if there is much of it, instead of having it leave.
+        """Note what is counted, where there is much of it, instead of having it leave.
 
-        @return: whether it may stay.
+        @return: whether anything was noted, or leaves now that was.
         """
-        beside, notes = self._ledger.beside, self._notes
-        if beside is None or notes is None:
-            return False
-        if not self._cycle:
-            if to_the_end or self._ending_stuck or beside.kinds <= MANY_KINDS or not self._may_try_journal():
-                return False
-            self._cycle = make_cycle_id(self._now(), self._random_bytes)
-            self._cycle_began = self._clock.seconds()
-        told = beside.tell()
-        refusal = notes.append(self._cycle, told) if told else None
-        if refusal is not None:
-            self._refused(refusal)
-        elif not to_the_end and not self._is_over(beside.kinds):
-            return True
-        self._ending.append(_Cycle(self._cycle, beside.drain(), is_noted=refusal is None))
-        self._cycle = ""
-        return False
+        noted = False
+        for merging in self._merging:
+            if merging is self._merging[-1]:  # the ledger's own; what lies beside it without a cycle comes to it
+                self._gather()
+            may_begin = not self._ending_stuck and self._may_try_journal()
+            found = merging.note(may_begin, to_the_end)
+            if isinstance(found, NotSpooled):
+                self._refused(found)
+                found = merging.end(is_noted=False)
+            if found is not None:
+                self._ending.append(found)
+            noted |= found is not None or bool(merging.cycle)
+        if not self._merging:
+            self._ledger.gather()
+        return noted
 
-    def _is_over(self, kinds: int) -> bool:
-        took = self._clock.seconds() - self._cycle_began
-        return kinds >= MOST_KINDS or took >= (LONG_CYCLE_SECONDS if kinds > VERY_MANY_KINDS else CYCLE_SECONDS)
+    def _gather(self) -> None:
+        if not any(merging.cycle for merging in self._merging[:-1]):
+            self._ledger.gather()
 
     def _end_more(self) -> None:
         """Let a batch of what was noted leave, and the next one in a moment. The rounds write them, many at a time."""
@@ -359,8 +299,8 @@ class UsageWriter(Service):
     def _end_some(self) -> bool:
         """Let a batch of what was noted leave; whether it has."""
         cycle = self._ending[0]
+        batches = cycle.next(self._node)
         # what the journal may hold already is not held twice: it is read back, which passes over what is held
-        batches = [] if cycle.is_gone else [batch_of_cycle(cycle.id, cycle.gone, self._node, cycle.rows)]
         self._ending_stuck = bool(batches) and not self._taken(batches, hold=not cycle.found)
         if self._ending_stuck:
             return False

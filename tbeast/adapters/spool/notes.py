@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from attrs import define
 from twisted.logger import Logger
 
 from tbeast.adapters.spool.files import sync, words, write_all
@@ -32,6 +33,18 @@ from tbeast.domain.usage import UNWRITABLE, NotSpooled, Row
 _FILE: Final = re.compile(r"usage-([0-9a-f]{24})\.notes")
 
 
+@define
+class _File:
+    """The notes of a cycle.
+
+    @ivar is_dirty: whether anything was written since it was last to be synced.
+    """
+
+    fd: int
+    size: int = 0
+    is_dirty: bool = False
+
+
 class Notes:
     """The notes in one folder, which is the journal's and locked by it."""
 
@@ -39,10 +52,7 @@ class Notes:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._cycle = ""
-        self._fd = -1
-        self._size = 0
-        self._dirty = False
+        self._files: dict[str, _File] = {}
         self._ended: list[Path] = []
         self._syncing: list[Path] = []
 
@@ -68,32 +78,30 @@ class Notes:
                 found.append((match[1], rows))
         return found
 
-    def append(self, cycle: str, rows: bytes) -> NotSpooled | None:
-        """Note rows (JSON, with commas between them) of a cycle, the first of which opens its file.
+    def append(self, cycle: str, noted: bytes) -> NotSpooled | None:
+        """Note something of a cycle (JSON, with commas between its parts); the first time opens its file.
 
-        @return: C{None} when they are written, else why they are not.
+        @return: C{None} when it is written, else why it is not.
         """
-        data = usagenotes.encode(rows)
+        data = usagenotes.encode(noted)
+        file = self._files.get(cycle)
         try:
-            if cycle != self._cycle:
-                self._close()
+            if file is None:
                 flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-                self._fd = os.open(self._path(cycle), flags, 0o600)
-                self._cycle, self._size = cycle, 0
-            write_all(self._fd, data)
+                file = self._files[cycle] = _File(os.open(self._path(cycle), flags, 0o600))
+            write_all(file.fd, data)
         except OSError as error:
             with suppress(OSError):
-                if self._fd >= 0:
-                    os.ftruncate(self._fd, self._size)
+                if file is not None:
+                    os.ftruncate(file.fd, file.size)
             return NotSpooled(UNWRITABLE, f"{error.filename or self.folder}: {words(error)}")
-        self._size += len(data)
-        self._dirty = True
+        file.size += len(data)
+        file.is_dirty = True
         return None
 
     def end(self, cycle: str) -> None:
         """The rows of a cycle are kept elsewhere now."""
-        if cycle == self._cycle:
-            self._close()
+        self._close(cycle)
         self._ended.append(self._path(cycle))
 
     def unsynced(self) -> Callable[[], None] | None:
@@ -102,14 +110,16 @@ class Notes:
         The call raises C{OSError} when it does not work. Otherwise L{synced} is to be told.
         """
         self._syncing, self._ended = [*self._syncing, *self._ended], []
-        if not self._dirty or self._fd < 0:
-            return None
-        self._dirty = False
-        try:
-            return partial(sync, [os.dup(self._fd)])
-        except OSError as error:
-            self.log.error("{folder}: {why}", folder=str(self.folder), why=words(error))
-            return None
+        descriptors = []
+        for file in self._files.values():
+            if not file.is_dirty:
+                continue
+            file.is_dirty = False
+            try:
+                descriptors.append(os.dup(file.fd))
+            except OSError as error:
+                self.log.error("{folder}: {why}", folder=str(self.folder), why=words(error))
+        return partial(sync, descriptors) if descriptors else None
 
     def synced(self) -> None:
         """The disk has what was written, here and in the journal: what had ended before need not be kept."""
@@ -124,14 +134,15 @@ class Notes:
 
     def close(self) -> None:
         """Write no more. What has ended is deleted."""
-        self._close()
+        for cycle in list(self._files):
+            self._close(cycle)
         self._syncing, self._ended = [*self._syncing, *self._ended], []
         self.synced()
 
     def _path(self, cycle: str) -> Path:
         return self.folder / f"usage-{cycle}.notes"
 
-    def _close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-        self._fd, self._cycle, self._dirty = -1, "", False
+    def _close(self, cycle: str) -> None:
+        file = self._files.pop(cycle, None)
+        if file is not None:
+            os.close(file.fd)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tbeast.services.usagewriter import CYCLE_SECONDS, MANY_KINDS
+from tbeast.services.usagecycles import CYCLE_SECONDS, MANY_KINDS
 from tbeast.test.services.usagerig import Rig
 
 MANY = MANY_KINDS + 1

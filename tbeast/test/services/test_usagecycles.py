@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from tbeast.domain.usage import MOST_ROWS
-from tbeast.services.usagewriter import (
+from tbeast.services.usagecycles import (
     CYCLE_SECONDS,
     LEAVE_SECONDS,
     LONG_CYCLE_SECONDS,
     MANY_KINDS,
     MOST_KINDS,
-    ROUND_SECONDS,
     VERY_MANY_KINDS,
 )
+from tbeast.services.usagewriter import ROUND_SECONDS
 from tbeast.test.services.test_usagewriter import happenings
 from tbeast.test.services.usagerig import Rig
 from tbeast.testing.logs import listen
@@ -28,10 +28,12 @@ MANY = MANY_KINDS + 1
 
 
 class CycleCase(SynchronousTestCase):
+    counts_beside = True
+
     def setUp(self) -> None:
         self.log = listen(self)
         self.folder = Path(self.mktemp()) / "spool"
-        self.rig = Rig(self.folder, self.patch, counts_beside=True)
+        self.rig = Rig(self.folder, self.patch, counts_beside=self.counts_beside, takes_notes=True)
         self.store = self.rig.store
         self.writer = self.rig.start()
 
@@ -87,7 +89,7 @@ class ManyTests(CycleCase):
         for _ in range(4):
             self.rig.count_kinds(MANY)
             self.rig.advance(ROUND_SECONDS)
-            self.assertNotEqual("", self.writer._cycle)
+            self.assertNotEqual("", self.writer._merging[0 if self.counts_beside else -1].cycle)
         self.assertEqual(2, len(self.notes))
         self.assertEqual(3 * MANY, self.rig.settled())
         self.rig.advance(CYCLE_SECONDS)
@@ -101,11 +103,26 @@ class ManyTests(CycleCase):
         self.rig.advance(CYCLE_SECONDS)
         left = []
         for _ in range(10):
-            left.append(sum(len(cycle.waiting) for cycle in self.writer._ending))
+            left.append(self.writer.status.waiting_rows)
             self.rig.clock.advance(LEAVE_SECONDS)
         self.assertEqual([n * MOST_ROWS for n in range(9, -1, -1)], left)
         self.assertAllRecorded()
 
+    def test_an_hour_ends_in_it(self) -> None:
+        """Rows of the next one are others."""
+        self.rig.offset += 3600 - self.rig.now() % 3600 - 1.0
+        self.rig.count_kinds(MANY)
+        self.rig.turn()
+        self.rig.advance(1.0)
+        self.rig.count_kinds(5)
+        self.rig.turn()
+        self.rig.count_kinds(7)
+        self.rig.advance(CYCLE_SECONDS)
+        self.assertEqual(MANY + 7, self.rig.settled())
+        self.assertAllRecorded()
+
+
+class BesideTests(CycleCase):
     def test_what_is_counted_in_the_ledger_leaves_meanwhile(self) -> None:
         self.rig.count_kinds(MANY)
         self.rig.turn()
@@ -116,6 +133,51 @@ class ManyTests(CycleCase):
         self.rig.advance(CYCLE_SECONDS)
         self.assertAllRecorded()
 
+    def test_both_at_once(self) -> None:
+        """Each has a cycle of its own."""
+        self.rig.count_kinds(MANY)
+        self.rig.turn()
+        self.rig.advance(1.0)
+        self.rig.counts_beside = False
+        self.rig.count_kinds(2 * MANY)
+        self.rig.advance(1.0)
+        self.assertEqual((2, 0), (len(self.notes), self.store.requests))
+        self.rig.advance(1.5)
+        self.assertEqual(MANY, self.rig.settled())
+        self.rig.advance(1.0)
+        self.assertEqual(3 * MANY, self.rig.settled())
+        self.assertAllRecorded()
+
+    def test_killed_with_both(self) -> None:
+        self.rig.count_kinds(MANY)
+        self.rig.counts_beside = False
+        self.rig.count_kinds(2 * MANY)
+        self.rig.turn()
+        self.rig.count_kinds(7)
+        self.rig.turn()
+        self.rig.kill()
+        self.assertEqual(2, len(self.notes))
+        self.rig.start()
+        self.rig.turn()
+        self.assertEqual(3 * MANY, self.rig.settled())
+        self.assertAllRecorded()
+
+    def test_few_beside_come_to_the_others(self) -> None:
+        """Where only the ledger's own are many, the others merge with them."""
+        self.rig.counts_beside = False
+        self.rig.count_kinds(MANY)
+        self.rig.turn()
+        self.rig.counts_beside = True
+        for _ in range(5):
+            self.rig.count_kinds(20)
+            self.rig.turn()
+        self.assertEqual((1, 0), (len(self.notes), self.store.requests))
+        self.rig.advance(CYCLE_SECONDS)
+        self.assertEqual(MANY, self.rig.settled())
+        self.assertAllRecorded()
+
+
+class MoreTests(CycleCase):
     def test_as_many_as_there_is_room_for_end_the_cycle(self) -> None:
         self.rig.count_kinds(MOST_KINDS)
         self.rig.turn()
@@ -137,6 +199,14 @@ class ManyTests(CycleCase):
         self.assertTrue(self.writer.metered)
         self.assertEqual("ok", self.writer.status.state)
         self.assertEqual(MANY, self.writer.status.waiting_rows)
+
+
+class OwnManyTests(ManyTests):
+    counts_beside = False
+
+
+class OwnMoreTests(MoreTests):
+    counts_beside = False
 
 
 class KillTests(CycleCase):
@@ -259,14 +329,22 @@ class FullTests(CycleCase):
         self.assertAllRecorded()
 
 
+class OwnKillTests(KillTests):
+    counts_beside = False
+
+
+class OwnFullTests(FullTests):
+    counts_beside = False
+
+
 class ConservationTests(SynchronousTestCase):
-    @settings(deadline=None, max_examples=120)
-    @given(happenings, st.sampled_from([60_000, 10**8]), st.sampled_from([3, 40, 900]))
-    def test_whatever_happens(self, happenings: list[tuple], limit: int, many: int) -> None:
+    @settings(deadline=None, max_examples=240)
+    @given(happenings, st.sampled_from([60_000, 10**8]), st.sampled_from([3, 40, 900]), st.booleans())
+    def test_whatever_happens(self, happenings: list[tuple], limit: int, many: int, beside: bool) -> None:
         """Nothing is recorded twice, and nothing is lost but what was in memory alone when a process was killed."""
-        self.patch(__import__("tbeast.services.usagewriter", fromlist=["x"]), "MANY_KINDS", many)
+        self.patch(__import__("tbeast.services.usagecycles", fromlist=["x"]), "MANY_KINDS", many)
         with tempfile.TemporaryDirectory() as folder:
-            rig = Rig(Path(folder), self.patch, limit, segment=20_000, counts_beside=True)
+            rig = Rig(Path(folder), self.patch, limit, segment=20_000, counts_beside=beside, takes_notes=True)
             rig.store.first_holds = True
             rig.start()
             lost = 0
@@ -288,7 +366,7 @@ class ConservationTests(SynchronousTestCase):
                     if noted:
                         self.assertEqual([], alone)
                     waiting = sum(row.request_count for cycle in rig.writer._ending for row in cycle.waiting)
-                    untold = rig.beside.untold
+                    untold = rig.untold
                     own = rig.ledger.requests
                     lost += untold if noted else own + waiting + sum(one.requests for one in alone)
                     rig.kill()
@@ -304,6 +382,6 @@ class ConservationTests(SynchronousTestCase):
             rig.settle()
             rig.advance(2)
             self.assertLessEqual(rig.store.requests, rig.counted)
-            self.assertGreaterEqual(rig.store.requests, rig.counted - lost, f"{happenings}, {limit}, {many}")
+            self.assertGreaterEqual(rig.store.requests, rig.counted - lost, f"{happenings}, {limit}, {many}, {beside}")
             self.successResultOf(rig.stop())
             self.assertEqual([], os.listdir(folder))

@@ -21,7 +21,8 @@ from tbeast.domain.counters import Counters
 from tbeast.domain.usage import WINDOW_SECONDS, Batch, Kind, Ledger, Row
 from tbeast.errors import CacheUnavailableError, StoreUnavailableError
 from tbeast.interfaces import RefusedRow, Written
-from tbeast.services.usagewriter import LEAVE_SECONDS, ROUND_SECONDS, UsageWriter
+from tbeast.services.usagecycles import LEAVE_SECONDS
+from tbeast.services.usagewriter import ROUND_SECONDS, UsageWriter
 
 START = 1_795_348_800.0
 A_LITTLE = 1e-9
@@ -197,9 +198,11 @@ class Rig:
     def __init__(
         self, folder: Path, patch: Callable[[Any, str, Any], object], limit: int = 10**8, most_kinds: int = 100_000,
         segment: int = SEGMENT_BYTES, counts_beside: bool = False,
+        takes_notes: bool = False,
     ) -> None:  # fmt: skip
         self.folder = folder
         self.counts_beside = counts_beside
+        self.takes_notes = takes_notes or counts_beside
         self.limit = limit
         self.segment = segment
         self.most_kinds = most_kinds
@@ -230,14 +233,14 @@ class Rig:
             ledger=self.ledger, journal=self.journal, store=self.store, usage_counters=self.cache,
             heard_usage=lambda usage: self.heard.append(usage), counters=self.counters, node="node", clock=self.clock,
             now=self.now, chance=lambda: 0.999, random_bytes=self._random_bytes,
-            in_thread=lambda work: self.in_thread(work), notes=self.notes if self.counts_beside else None,
+            in_thread=lambda work: self.in_thread(work), notes=self.notes if self.takes_notes else None,
         )  # fmt: skip
         self.writer.startService()
         return self.writer
 
     def _random_bytes(self, length: int) -> bytes:
         self._ids += 1
-        return self._ids.to_bytes(length, "big")
+        return self._ids.to_bytes(length, "little")
 
     def count(self, requests: int = 1, **kind: object) -> None:
         for _ in range(requests):
@@ -277,6 +280,13 @@ class Rig:
         self.settle()
         return sum(len(one.rows) for one in self.store.batches.values())
 
+    @property
+    def untold(self) -> int:
+        """How many requests were counted that are not noted."""
+        windows = self.ledger._windows.values()
+        own = sum(entry[1] - (entry[5] if len(entry) > 4 else 0) for window in windows for entry in window.values())
+        return int(own) + self.beside.untold
+
     def stop(self) -> Deferred[None]:
         return Deferred.fromCoroutine(self._stop())
 
@@ -291,7 +301,8 @@ class Rig:
         # the store's answers still come to what is left of it in this test
         self.writer._drain._ended = True
         self.journal._held.clear()
-        self.notes._close()
+        for cycle in list(self.notes._files):
+            self.notes._close(cycle)
         for fd in (self.journal._fd, self.journal._lock, *self.journal._left_unsynced):
             if fd is not None and fd >= 0:
                 os.close(fd)
