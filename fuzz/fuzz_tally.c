@@ -49,7 +49,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         };
         if (act[0] > 250) {
             check_all(rows);
-            hot_tallies_clear(&tallies);
+            if (act[1] & 1) {
+                hot_tallies_clear(&tallies);
+            } else {
+                uint32_t count;
+                hot_tally *taken = hot_tallies_take(&tallies, &count);
+                CHECK(taken != NULL && taken != tallies.entries && count == rows && tallies.count == 0);
+                for (unsigned at = 0; at < rows; at++) CHECK(is_row(&taken[at], &model[at]) && taken[at].requests == model[at].requests);
+                hot_tallies_free(taken);
+            }
             rows = 0;
             continue;
         }

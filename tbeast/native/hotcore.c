@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 /* ---- questions ---- */
 
@@ -379,9 +380,19 @@ void *hot_keys_take(hot_keys *keys, const uint64_t hash[2]) {
 
 enum { INDEX_SIZE = 2 * TALLY_MOST };
 
+/* They come from the system and go back to it, so what only a busy time needed is not kept. */
+static hot_tally *new_entries(void) {
+    void *entries = mmap(NULL, TALLY_MOST * sizeof(hot_tally), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return entries == MAP_FAILED ? NULL : entries;
+}
+
+void hot_tallies_free(hot_tally *entries) {
+    if (entries != NULL) munmap(entries, TALLY_MOST * sizeof *entries);
+}
+
 int hot_tallies_open(hot_tallies *tallies) {
     tallies->count = 0;
-    tallies->entries = malloc(TALLY_MOST * sizeof *tallies->entries);
+    tallies->entries = new_entries();
     tallies->index = calloc(INDEX_SIZE, sizeof *tallies->index);
     if (tallies->entries != NULL && tallies->index != NULL) return 0;
     hot_tallies_close(tallies);
@@ -389,7 +400,7 @@ int hot_tallies_open(hot_tallies *tallies) {
 }
 
 void hot_tallies_close(hot_tallies *tallies) {
-    free(tallies->entries);
+    hot_tallies_free(tallies->entries);
     free(tallies->index);
     tallies->entries = NULL;
     tallies->index = NULL;
@@ -440,8 +451,9 @@ void hot_tallies_clear(hot_tallies *tallies) {
     tallies->count = 0;
 }
 
-hot_tally *hot_tallies_take(hot_tallies *tallies, hot_tally *empty, uint32_t *count) {
-    hot_tally *taken = tallies->entries;
+hot_tally *hot_tallies_take(hot_tallies *tallies, uint32_t *count) {
+    hot_tally *taken = tallies->entries, *empty = new_entries();
+    if (empty == NULL) return NULL;
     *count = tallies->count;
     hot_tallies_clear(tallies);
     tallies->entries = empty;

@@ -105,9 +105,9 @@ int hot_tallies_room(const hot_tallies *tallies, const hot_reply *reply);
 hot_tally *hot_tallies_entry(hot_tallies *tallies, void *whose, unsigned slot, const hot_reply *reply, int protocol,
                              double now);
 void hot_tallies_clear(hot_tallies *tallies);
-/* Take out all entries at once, *count of them; they lie where they lay. What comes next lies in `empty`, which has room
- * for TALLY_MOST. */
-hot_tally *hot_tallies_take(hot_tallies *tallies, hot_tally *empty, uint32_t *count);
+/* Take out all entries at once, *count of them, which are the caller's from then on. NULL: no memory, and nothing was. */
+hot_tally *hot_tallies_take(hot_tallies *tallies, uint32_t *count);
+void hot_tallies_free(hot_tally *entries);
 
 static inline void hot_count(hot_tally *entry, uint64_t took_us) {
     entry->requests++;

@@ -156,7 +156,6 @@ typedef struct {
     hot_shelf shelf;
     hot_keys keys;
     hot_tallies tallies;
-    hot_tally *spare; /* room for the next tally; NULL: it is made when it is needed */
     PyObject *holders; /* key id: Holder; also those that no key leads to, until they are drained */
     long long live;
     bool gone; /* whether there may be such */
@@ -928,10 +927,7 @@ typedef struct {
 
 static void drained_dealloc(Drained *self) {
     for (uint32_t at = 0; at < self->count; at++) Py_DECREF(self->entries[at].whose);
-    if (self->lanes->spare == NULL)
-        self->lanes->spare = self->entries;
-    else
-        free(self->entries);
+    hot_tallies_free(self->entries);
     Py_DECREF(self->lanes);
     PyObject_Free(self);
 }
@@ -1005,12 +1001,15 @@ static int sweep(Lanes *self) {
 }
 
 static PyObject *lanes_drain(Lanes *self, PyObject *Py_UNUSED(ignored)) {
-    if (self->spare == NULL && (self->spare = malloc(TALLY_MOST * sizeof *self->spare)) == NULL) return PyErr_NoMemory();
     Drained *drained = PyObject_New(Drained, &Drained_Type);
     if (drained == NULL) return NULL;
     drained->lanes = (Lanes *)Py_NewRef(self);
-    drained->entries = hot_tallies_take(&self->tallies, self->spare, &drained->count);
-    self->spare = NULL;
+    drained->count = 0;
+    drained->entries = hot_tallies_take(&self->tallies, &drained->count);
+    if (drained->entries == NULL) {
+        Py_DECREF(drained);
+        return PyErr_NoMemory();
+    }
     if (self->gone && sweep(self)) PyErr_Clear(); /* they stay a while longer */
     return (PyObject *)drained;
 }
@@ -1280,7 +1279,6 @@ static void lanes_dealloc(Lanes *self) {
     hot_shelf_close(&self->shelf);
     hot_keys_close(&self->keys);
     hot_tallies_close(&self->tallies);
-    free(self->spare);
     free(self->connections);
     if (self->memory.obj != NULL) PyBuffer_Release(&self->memory);
     Py_XDECREF(self->holders);

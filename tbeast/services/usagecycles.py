@@ -27,8 +27,8 @@ VERY_MANY_KINDS: Final = 6_000
 LONG_CYCLE_SECONDS: Final = 10.0
 MOST_KINDS: Final = 48_000
 """So many end a cycle at once."""
-LEAVE_SECONDS: Final = 0.004
-"""From one batch of a cycle to the next: nothing hurries them, they are noted."""
+LEAVE_SECONDS: Final = 0.02
+"""From one batch of a cycle to the next: nothing hurries them, they are noted; unless the next cycle waits as well."""
 
 
 class UsageNotes(Protocol):

@@ -293,7 +293,8 @@ class UsageWriter(Service):
                 self._drain.pump()
                 return
             if self._ending[0].is_noted:
-                self._end_next = self._clock.callLater(LEAVE_SECONDS, self._end_more)
+                delay = LEAVE_SECONDS if len(self._ending) == 1 else 0.0
+                self._end_next = self._clock.callLater(delay, self._end_more)
                 return
 
     def _end_some(self) -> bool:
