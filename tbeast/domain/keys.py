@@ -31,6 +31,8 @@ SECRET_LENGTH: Final = 32
 SHORTEST: Final = 4
 LONGEST: Final = 128
 
+MOST_REMEMBERED: Final = 16_384
+
 _MADE: Final = re.compile(rf"tb_([0-9A-Za-z]{{{ID_LENGTH}}})_[0-9A-Za-z]{{{SECRET_LENGTH}}}")
 _ALLOWED: Final = re.compile(rf"(?![{{~])[!-{{}}~]{{{SHORTEST},{LONGEST}}}")
 
@@ -128,6 +130,17 @@ def is_allowed(text: str) -> bool:
 def digest_of(key: bytes) -> bytes:
     """What a key is stored and found by."""
     return hashlib.sha256(key).digest()
+
+
+class RememberedDigests(dict[bytes, bytes]):
+    """L{digest_of} keys, each computed once: C{digests[key]}. When there are too many, all are forgotten."""
+
+    def __missing__(self, key: bytes) -> bytes:
+        """The digest of a key that was not asked for, or was forgotten."""
+        if len(self) >= MOST_REMEMBERED:
+            self.clear()
+        digest = self[key] = digest_of(key)
+        return digest
 
 
 def key_id_of(text: str) -> str:

@@ -35,7 +35,17 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.logger import Logger
 
-from tbeast.domain.keys import REVOKED, Account, KeyChange, KeyRecord, account_of, digest_of, is_well_formed, make_key
+from tbeast.domain.keys import (
+    REVOKED,
+    Account,
+    KeyChange,
+    KeyRecord,
+    RememberedDigests,
+    account_of,
+    digest_of,
+    is_well_formed,
+    make_key,
+)
 from tbeast.errors import StateFolderError, StoreError
 
 DEMO_TIER: Final = "partner"
@@ -71,6 +81,7 @@ class Keyring:
         self.turned: Callable[[Collection[bytes]], object] = lambda digests: None
         self._changes = 0
         self._turned: dict[bytes, None] = {}
+        self._digests = RememberedDigests()
         self._by_digest: dict[bytes, Account] = {}
         self._by_id: dict[str, Account] = {}
         self._own: dict[str, Account] = {}
@@ -89,7 +100,7 @@ class Keyring:
 
     def find(self, key: bytes) -> Account | None:
         """Whose key this is."""
-        return self._by_digest.get(digest_of(key))
+        return self._by_digest.get(self._digests[key])
 
     def find_by_id(self, key_id: str) -> Account | None:
         """Whose key id this is."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Protocol
 
-from tbeast.domain.keys import Account, digest_of
+from tbeast.domain.keys import Account, RememberedDigests
 
 
 class Ring(Protocol):
@@ -67,6 +67,7 @@ class MirroredKeys:
     def __init__(self) -> None:
         self.is_complete = False
         self.withdrawn: Callable[[Account], object] = lambda account: None
+        self._digests = RememberedDigests()
         self._by_digest: dict[bytes, Account] = {}
         self._by_id: dict[str, Account] = {}
 
@@ -76,7 +77,7 @@ class MirroredKeys:
 
     def find(self, key: bytes) -> Account | None:
         """Whose key this is."""
-        return self._by_digest.get(digest_of(key))
+        return self._by_digest.get(self._digests[key])
 
     def find_by_id(self, key_id: str) -> Account | None:
         """Whose key id this is."""

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from tbeast.domain.keys import (
+    MOST_REMEMBERED,
     REVOKED,
     KeyChange,
     KeyRecord,
+    RememberedDigests,
     account_of,
     digest_of,
     is_allowed,
@@ -130,3 +132,20 @@ class RecordTests(SynchronousTestCase):
         change = KeyChange(REVOKED, self.record.account.key_id, self.record.account.digest)
         self.assertNotIn(repr(change.digest), repr(change))
         self.assertIn(change.key_id, repr(change))
+
+
+class RememberedDigestsTests(SynchronousTestCase):
+    def test_each_is_that_of_its_key(self) -> None:
+        digests = RememberedDigests()
+        for key in (b"a", b"b", b"a", b""):
+            self.assertEqual(digest_of(key), digests[key])
+        self.assertEqual(3, len(digests))
+
+    def test_too_many_are_forgotten(self) -> None:
+        digests = RememberedDigests()
+        for number in range(MOST_REMEMBERED):
+            digests[b"%d" % number]
+        self.assertEqual(MOST_REMEMBERED, len(digests))
+        self.assertEqual(digest_of(b"one more"), digests[b"one more"])
+        self.assertEqual(1, len(digests))
+        self.assertEqual(digest_of(b"7"), digests[b"7"])
