@@ -2,8 +2,8 @@
 
 The reactor's way to each ready connection, with its logging context and its checks, costs more than a fast answer
 itself. A L{NestedPoll} is one descriptor in the reactor, readable when any of its connections is. Then it lets all read
-that can, and looks again if they were many; but only up to L{AT_A_TURN} reads in a turn of the reactor, so that others
-have theirs. Who is left out comes first in the next turn: epoll sees to that.
+that can, and looks again until there are none; but only up to L{AT_A_TURN} reads in a turn of the reactor, so that
+others have theirs. Who is left out comes first in the next turn: epoll sees to that.
 
 Only reading goes this way. What cannot be sent at once is written by the reactor itself, as ever.
 
@@ -23,11 +23,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-AT_A_TURN: Final = 128
-"""How many reads there are before others have their turn: one or two milliseconds."""
-
-_FEW: Final = 8
-"""When fewer were ready, it is not worth looking whether more are by now."""
+AT_A_TURN: Final = 256
+"""How many reads there are before others have their turn: two or three milliseconds."""
 
 _LOST: Final = Failure(CONNECTION_LOST)  # type: ignore[no-untyped-call]
 
@@ -108,7 +105,7 @@ class NestedPoll:
                 if why is not None:
                     self._end(transport, why)
             left -= len(ready)
-            if left <= 0 or len(ready) < _FEW:
+            if left <= 0 or not ready:
                 return
 
     def _end(self, transport: Any, why: Exception) -> None:

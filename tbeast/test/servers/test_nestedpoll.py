@@ -131,9 +131,7 @@ class NestedPollTests(SynchronousTestCase):
     def test_reads_what_is_there(self) -> None:
         lines = [self.line(data) for data in (b"ab", b"", b"c")]
         self.assertTrue(self.is_ready())
-        self.poll.doRead()
-        self.assertEqual([b"a", b"", b"c"], [line.read for line in lines])
-        self.poll.doRead()
+        self.poll.doRead()  # a line reads a byte at a time
         self.assertEqual([b"ab", b"", b"c"], [line.read for line in lines])
         self.assertFalse(self.is_ready())
         lines[1].far.send(b"d")
