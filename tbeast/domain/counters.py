@@ -47,12 +47,17 @@ class Counters:
     """The process's counters.
 
     @ivar counts: (family, label values...) to a number; for the hot paths, which add to it directly.
-    @ivar gather: called before anything is read: whoever counts somewhere else meanwhile brings it in then.
+    @ivar gathered: what is called before anything is read: whoever counts somewhere else meanwhile brings it in then.
     """
 
     def __init__(self) -> None:
         self.counts: dict[tuple[str, ...], int] = {}
-        self.gather: Callable[[], object] = lambda: None
+        self.gathered: list[Callable[[], object]] = []
+
+    def gather(self) -> None:
+        """Bring in what was counted somewhere else; for who reads C{counts} itself."""
+        for bring in self.gathered:
+            bring()
 
     def count(self, family: str, *labels: str, by: int = 1) -> None:
         """Add to one counter.

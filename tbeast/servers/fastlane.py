@@ -345,6 +345,8 @@ class PriceSite(WebSite):
         self._ledger = ledger
         self._counts = counters.counts
         self._counted_as = ("requests", service, "http", "200")
+        self._answered = 0
+        counters.gathered.append(self._count)
         self._second = 0
         self._beginning = b""
 
@@ -383,10 +385,15 @@ class PriceSite(WebSite):
         except Exception:
             self._log.failure("The fast lane failed, and leaves the question to the pages")
             return verdict
-        counts, counted = self._counts, self._counted_as
-        counts[_FOUND] = counts.get(_FOUND, 0) + 1
-        counts[counted] = counts.get(counted, 0) + 1
+        self._answered += 1
         return answer
+
+    def _count(self) -> None:
+        """Bring what the lane has answered into the counters."""
+        if self._answered:
+            for counted in (_FOUND, self._counted_as):
+                self._counts[counted] = self._counts.get(counted, 0) + self._answered
+            self._answered = 0
 
     def _begin(self, now: float) -> None:
         """Write the beginning of answers, once a second."""

@@ -219,7 +219,7 @@ class NativeLanes:
         self._expiry: IDelayedCall | None = None
         self._spare = -1
         ledger.beside = self
-        counters.gather = self.count
+        counters.gathered.append(self.count)
 
     # What the reactor asks.
 

@@ -183,6 +183,7 @@ class Daemon:
 
     def count(self, family: str, *labels: str) -> int:
         """A family's counters added up, for as far as the labels are given."""
+        self.parts.counters.gather()
         return sum(
             number for key, number in self.parts.counters.counts.items() if key[: 1 + len(labels)] == (family, *labels)
         )

@@ -322,6 +322,7 @@ def seen(house: House, sent: bytes, is_closed: bool) -> Outcome:
     """Put an outcome together from what the client got and what the house has noted."""
     rows = house.ledger.cut(MANY)
     house.ledger.put_back(rows)
+    house.counters.gather()
     accounts: Any = house.gate.keyring
     return Outcome(
         sent, is_closed, tuple(sorted(rows)), dict(house.counters.counts),
