@@ -31,6 +31,7 @@ QUICKLY: dict[str, Sequence[str]] = {
     "metering": ("--counts=10000", "--rounds=1", "--batches", "1"),
     "syncing": ("--rows=2000", "--rounds=1"),
     "serving": ("--rounds=1", "--seconds=1", "--ticks=5"),
+    "shares": ("--seconds=0.3",),
     "sidebyside": (
         "--rounds=1", "--seconds=0.3", "--http=1,64", "--udp=64", "--servers=native,python,go,nginx,c",
         f"--out={QUICK_OUT}",
