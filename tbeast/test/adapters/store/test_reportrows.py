@@ -150,7 +150,8 @@ class MadeTests(ReportRowsCase):
                 "INSERT INTO report_usage_logs (id, at, key_id, node, report, format, status, row_count, response_us,"
                 " details) VALUES (%s, %s, %s, 'n1', %s, 'csv', %s, %s, %s, %s)",
                 str(UUID(int=(number * 5) % 12 + 1)), NOW - timedelta(hours=6 - number // 2),
-                ("abc", "xyz")[number % 2], (USAGE, SUMMARY)[number % 2], (200, 403)[number // 6], number, number * 100, '{"asset": "BTC"}',
+                ("abc", "xyz")[number % 2], (USAGE, SUMMARY)[number % 2], (200, 403)[number // 6], number,
+                number * 100, '{"asset": "BTC"}',
             )  # fmt: skip
         whole = reportrows.made(self.connection, query, query.begins_after, 100)
         self.assertEqual(12, len(whole))
