@@ -65,5 +65,9 @@ class CacheUnavailableError(TBeastError):
     """The shared cache cannot be asked now; nobody may fail for that alone."""
 
 
+class CopyIncompleteError(TBeastError):
+    """The copy of usage in the shared cache lacks something, or has what cannot be read; the database has it."""
+
+
 class MigrationError(StoreError):
     """The schema of the database is not one that this version can work with; the message says what to do."""
