@@ -11,11 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from attrs import frozen
-
 from tbeast.adapters.cache.rebuilding import ASKED_AT_ONCE
 from tbeast.adapters.cache.valkey import ValkeyClient, carried_out
 from tbeast.domain.reports import ReportQuery, UsageLine, place_of, usage_line
+from tbeast.domain.reportsources import CopiedLines
 from tbeast.domain.syncplan import (
     ASSET_INDEX,
     INDEX,
@@ -30,19 +29,6 @@ from tbeast.domain.syncplan import (
 from tbeast.errors import CopyIncompleteError
 
 _MS: Final = 1000
-
-
-@frozen
-class CopiedLines:
-    """Lines of usage.
-
-    @ivar after: behind which place to go on.
-    @ivar goes_on: whether there may be more.
-    """
-
-    lines: list[UsageLine]
-    after: Place
-    goes_on: bool
 
 
 class ValkeyReports:

@@ -20,6 +20,7 @@ from tbeast.adapters.store.postgres import Connection
 from tbeast.adapters.store.syncrows import JOB
 from tbeast.adapters.store.threads import StorePool
 from tbeast.domain.reports import ReportKey, ReportLine, ReportQuery, ReportSums, Sums, UsageKey, UsageLine
+from tbeast.domain.reportsources import Moment, WrittenLines
 from tbeast.domain.syncplan import Place
 
 T = TypeVar("T")
@@ -56,33 +57,6 @@ _SUMS_MADE: Final = (
     f" sum(response_us)::bigint, max(response_us), {_US.format('min(at)')}, {_US.format('max(at)')}"
     " FROM report_usage_logs WHERE {which} GROUP BY 1, 2"
 )
-
-
-@frozen
-class Moment:
-    """Where the database stands.
-
-    @ivar origin: which database it is, as in the marks of the copy.
-    @ivar now_us: what it says the time is, in microseconds since the epoch.
-    @ivar settled_us: everything that was written up to then is there to be seen.
-    """
-
-    origin: str
-    now_us: int
-    settled_us: int
-
-
-@frozen
-class WrittenLines:
-    """Lines of usage.
-
-    @ivar later: the ids of those that were written after the cut.
-    @ivar goes_on: whether there may be more behind them.
-    """
-
-    lines: list[UsageLine]
-    later: frozenset[str]
-    goes_on: bool
 
 
 def moment(connection: Connection) -> Moment:

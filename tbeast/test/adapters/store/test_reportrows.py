@@ -22,6 +22,7 @@ from tbeast.domain.reports import (
     report_summary,
     usage_summary,
 )
+from tbeast.domain.reportsources import Moment
 from tbeast.domain.syncplan import SECOND
 from tbeast.test.adapters.store.test_syncrows import NOW, NOW_US, SyncRowsCase
 from tbeast.testing.postgres import fresh_database
@@ -193,7 +194,7 @@ class MomentTests(ReportRowsCase):
         after = self.moment(one)
         self.assertEqual((after.now_us, before.origin), (after.settled_us, after.origin))
 
-    def moment(self, connection: Any) -> reportrows.Moment:
+    def moment(self, connection: Any) -> Moment:
         found = reportrows.moment(connection)
         connection.commit()
         return found
