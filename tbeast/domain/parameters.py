@@ -59,6 +59,8 @@ PARAMETERS: Final[Mapping[str, Parameter]] = MappingProxyType({
             "Whether to answer (and raise the alarm) or to refuse while nothing takes what is to be recorded."),
         Parameter("http_idle_timeout_seconds", whole(5, 3600), 60, False,
             "After so long without a question an HTTP connection is closed."),
+        Parameter("max_connections", whole(1, 1_000_000), 6_000, True,
+            "How many TCP connections all nodes together hold at most; each has the share that it is asked for."),
     )
 })  # fmt: skip
 """Every parameter, by its name."""
