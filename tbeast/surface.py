@@ -10,6 +10,7 @@ import gc
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any, Final, Protocol
@@ -23,6 +24,7 @@ from twisted.internet.ssl import Certificate, CertificateOptions, KeyPair
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.web.resource import Resource
 
+from tbeast.codecs.openapi.prices import prices as prices_document
 from tbeast.codecs.signatures import SpentMacs
 from tbeast.domain.admission import OpenStanding
 from tbeast.domain.counters import Counters
@@ -31,6 +33,7 @@ from tbeast.domain.usage import Ledger
 from tbeast.interfaces import Now
 from tbeast.native.loading import load
 from tbeast.servers.answers import Answers
+from tbeast.servers.documents import documents
 from tbeast.servers.fastlane import PriceSite
 from tbeast.servers.gate import Gate, Keyring
 from tbeast.servers.lpo import Feeds, lpo_pages
@@ -39,6 +42,8 @@ from tbeast.servers.site import WebSite, tree
 from tbeast.servers.udp import PriceDatagrams
 from tbeast.services.lifecycle import Called
 from tbeast.settings import OFF, Settings
+
+VERSION: Final = metadata.version("tbeast")
 
 BACKLOG: Final = 1024
 """How many connections may wait to be taken. Twisted's 50 overflow in a burst; who is left out loses a second."""
@@ -130,7 +135,7 @@ class Surface:
             node=settings.cluster_node, about=behind.about,
         )  # fmt: skip
         site = PriceSite(
-            tree({**pages, **behind.instead}), gate=behind.gate, answers=behind.answers, reactor=self._reactor,
+            tree({**pages, **documents(prices_document(VERSION)), **behind.instead}), gate=behind.gate, answers=behind.answers, reactor=self._reactor,
             now=behind.now, new_id=behind.new_id, counters=behind.counters, service="lpo", ledger=behind.ledger,
         )  # fmt: skip
         yield self._served(site, settings.tcp_port_lpo, secure=True)

@@ -1,0 +1,1 @@
+"""What each port offers over HTTP, as OpenAPI documents and as pages to read."""

@@ -1,0 +1,1 @@
+"""Tests of tbeast.codecs.openapi."""
