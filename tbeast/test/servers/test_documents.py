@@ -21,7 +21,6 @@ class DocumentsTests(SynchronousTestCase):
         )
         channel = site.buildProtocol(None)
         transport = StringTransport()
-        transport.abortConnection = transport.loseConnection  # type: ignore[attr-defined]
         channel.makeConnection(transport)
         channel.dataReceived(request)
         head, _, body = transport.value().partition(b"\r\n\r\n")
