@@ -20,6 +20,7 @@ FAMILIES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "feed_refused_symbols": ("Symbols that an exchange would not send", ("exchange",)),
     "rest_requests": ("REST questions asked of exchanges, by outcome", ("exchange", "outcome")),
     "requests": ("Questions answered", ("service", "protocol", "status")),
+    "response_times": ("Answers by how long they took, to a power of two of microseconds", ("service", "up_to_us")),
     "udp_dropped": ("Datagrams dropped without an answer, by reason", ("service", "reason")),
     "udp_kernel_drops": ("Datagrams that the kernel dropped because the port's receive buffer was full", ("service",)),
     "lane_connections": ("Connections of the native lane, by what became of them", ("outcome",)),
@@ -38,6 +39,10 @@ FAMILIES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "usage_unmetered": ("Times that neither journal nor database took usage", ()),
     "usage_lost_requests": ("Requests that were not recorded anywhere before a stop", ()),
     "usage_queue": ("Messages of the usage queue, by what became of them", ("outcome",)),
+    "admin_requests": ("Calls of /admin, by what was asked and how it was answered", ("action", "status")),
+    "refused_connections": ("Connections refused because the node holds as many as it may", ("service",)),
+    "capacity_refusals": ("Questions refused for want of capacity, by the problem's code", ("service", "code")),
+    "slow_clients": ("Connections ended because the client was idle or too slow, by reason", ("service", "reason")),
     "service_failures": ("Periodic work that failed and was taken up again", ("work",)),
 }
 """Family name: what it counts, and the names of its labels. Exported as C{tbeast_<family>_total}."""

@@ -19,6 +19,8 @@ from uuid import UUID
 
 from attrs import frozen
 
+from tbeast.domain.latencies import BUCKETS, LAST
+
 NOBODY: Final = ""
 """The key id of a question without a known key."""
 SEVERAL: Final = "*"
@@ -128,11 +130,14 @@ class Ledger:
 
     @ivar is_closed: whether nothing leaves any more, so that nobody may be answered whose answer is to be counted.
     @ivar beside: what is counted outside of it meanwhile; C{None}: nothing.
+    @ivar times: how many answers were counted here, by service and L{bucket<tbeast.domain.latencies>} of the time they
+        took. It only grows: what was counted elsewhere, or is put back, is not in it.
     """
 
     def __init__(self, most_kinds: int = MOST_KINDS) -> None:
         self.is_closed = False
         self.beside: Tallies | None = None
+        self.times: dict[str, list[int]] = {}
         self._most_kinds = most_kinds
         self._size = 0
         # by the number of the clock hour; the open one is where the present falls
@@ -165,6 +170,10 @@ class Ledger:
         response_us: int,
     ) -> None:
         """Count one request that was answered at C{now}, after so many microseconds."""
+        try:
+            self.times[service][response_us.bit_length()] += 1
+        except (KeyError, IndexError):
+            self.times.setdefault(service, [0] * BUCKETS)[min(response_us.bit_length(), LAST)] += 1
         if not self._opened_at <= now < self._closes_at:
             self._open_at(now)
         kind = (key_id, service, protocol, asset, source, cache_tier, status, admitted)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from math import ceil
 from types import MappingProxyType
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -35,6 +35,17 @@ Feeds = Callable[[], Sequence[FeedStatus]]
 """How every exchange's feed is doing."""
 
 SERVICE: Final = "lpo"
+
+
+class NodeStatistics(Protocol):
+    """Knows how this node is doing, in numbers."""
+
+    def own(self) -> Mapping[str, float]:
+        """What L{tbeast.domain.clusterstats.STATISTICS} names."""
+
+    def percentiles(self) -> Mapping[str, Mapping[str, int]]:
+        """How long the answers of the last minute took, by service."""
+
 
 _WHY_NOT: Final = {
     KEYS_UNAVAILABLE: "The keys have not been loaded yet: the database is away. Try again, or ask another node.",
@@ -265,11 +276,11 @@ def _categories(assets: AssetMap) -> bytes:
 
 
 class StatsPage(KeyedPage):
-    """C{GET /stats}: this node's counters."""
+    """C{GET /stats}: this node's statistics and counters."""
 
     def __init__(
         self, gate: Gate, now: Now, answers: Answers, counters: Counters, feeds: Feeds, node: str,
-        about: Mapping[str, str],
+        about: Mapping[str, str], statistics: NodeStatistics | None = None,
     ) -> None:  # fmt: skip
         super().__init__(gate, now)
         self._answers = answers
@@ -277,6 +288,7 @@ class StatsPage(KeyedPage):
         self._feeds = feeds
         self._node = node
         self._about = about
+        self._statistics = statistics
         self._started_at = now()
 
     def answer_admitted(self, request: WebRequest, now: float) -> None:
@@ -292,6 +304,7 @@ class StatsPage(KeyedPage):
             **self._about,
             "assets": qualities,
             "feeds": {status.exchange: status.state for status in self._feeds()},
+            **self._measured(),
             "counters": {
                 family: [{**dict(zip(labels, values, strict=True)), "count": number} for values, number in found]
                 for family, (_, labels) in FAMILIES.items()
@@ -301,6 +314,10 @@ class StatsPage(KeyedPage):
         if self._answers.simulated:
             stats["simulated"] = True
         request.respond(200, problems.encode(stats), replies.CONTENT_TYPE)
+
+    def _measured(self) -> Mapping[str, Any]:
+        found = self._statistics
+        return {} if found is None else {"statistics": found.own(), "response_times": found.percentiles()}
 
 
 def lpo_pages(
@@ -312,10 +329,12 @@ def lpo_pages(
     now: Now,
     node: str,
     about: Mapping[str, str] = MappingProxyType({}),
+    statistics: NodeStatistics | None = None,
 ) -> Mapping[bytes, Resource]:
     """Make every page of the price surface, by the name it stands under.
 
     @param about: what /stats says of the process beside its counters.
+    @param statistics: what it says of the node in numbers, if anything.
     """
     return {
         b"price": PricePage(gate, now, answers),
@@ -323,7 +342,7 @@ def lpo_pages(
         b"exchanges": ExchangesPage(answers, feeds),
         b"asset-categories": CategoriesPage(answers),
         b"explain": ExplainPage(gate, now, answers),
-        b"stats": StatsPage(gate, now, answers, counters, feeds, node, about),
+        b"stats": StatsPage(gate, now, answers, counters, feeds, node, about, statistics),
     }
 
 

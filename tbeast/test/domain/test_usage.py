@@ -56,6 +56,22 @@ class LedgerTests(SynchronousTestCase):
         self.assertEqual([Row(KIND, NOON + 30, 3, 100, 50)], self.ledger.cut(10))
         self.assertEqual((0, 0, []), (len(self.ledger), self.ledger.requests, self.ledger.cut(10)))
 
+    def test_how_long_answers_took(self) -> None:
+        """By service and binary length; it stays when the rows leave."""
+        for response_us in (0, 1, 37, 37, 2**31, 2**40):
+            count(self.ledger, KIND, NOON, response_us)
+        count(self.ledger, KIND._replace(service="lrs", key_id="", status=401), NOON, 2**40)
+        self.ledger.cut(10)
+        found = {
+            service: {b: each for b, each in enumerate(times) if each} for service, times in self.ledger.times.items()
+        }
+        self.assertEqual({"lpo": {0: 1, 1: 1, 6: 2, 31: 2}, "lrs": {31: 1}}, found)
+
+    def test_how_long_others_took_is_told_elsewhere(self) -> None:
+        """Rows that come back were counted here before, and those of others are in their own counters."""
+        self.ledger.put_back([Row(KIND, NOON, 3, 100, 50)])
+        self.assertEqual({}, self.ledger.times)
+
     def test_whatever_differs_parts_them(self) -> None:
         others = [
             KIND._replace(**{name: value})  # type: ignore[arg-type]

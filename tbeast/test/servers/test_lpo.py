@@ -13,6 +13,7 @@ from zope.interface import implementer
 from tbeast.domain.admission import NO_LIMIT
 from tbeast.domain.assetmap import EXCHANGES, Asset
 from tbeast.domain.quotes import HALTED, SET_ASIDE
+from tbeast.servers.lpo import lpo_tree
 from tbeast.test.servers.rooms import (
     FREE,
     NOON,
@@ -606,3 +607,22 @@ class OtherPageTests(LpoCase):
             [{"service": "lpo", "protocol": "http", "status": "200", "count": 1}], members["counters"]["requests"]
         )
         self.assertNotIn(PARTNER.encode(), self.wire.ask("/stats").body)
+        self.assertTrue({"statistics", "response_times"}.isdisjoint(members))
+
+    def test_stats_in_numbers(self) -> None:
+        """Of the whole node, where somebody knows them."""
+
+        class Statistics:
+            def own(self) -> dict[str, float]:
+                return {"requests": 7, "reactor_lag_ms": 0.5}
+
+            def percentiles(self) -> dict[str, dict[str, int]]:
+                return {"lpo": {"answers": 7, "p50_us": 40}}
+
+        pages = lpo_tree(
+            gate=self.house.gate, answers=self.house.answers, counters=self.house.counters, feeds=tuple,
+            now=self.house.now, node="node-1", statistics=Statistics(),
+        )  # fmt: skip
+        members = Wire(self.house.site(pages)).ask("/stats").json()
+        self.assertEqual({"requests": 7, "reactor_lag_ms": 0.5}, members["statistics"])
+        self.assertEqual({"lpo": {"answers": 7, "p50_us": 40}}, members["response_times"])
