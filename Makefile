@@ -7,11 +7,13 @@ ARGS ?=
 VENV_PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help run test ways lint bench soak crashes proxies sanitize fuzz docs lock sample changelog wheel-test environment clean check-python
+.PHONY: help run cluster test ways lint bench soak crashes proxies sanitize fuzz docs lock sample changelog wheel-test environment clean check-python
 
 help:
 	@echo 'make run         start the daemon on invented prices (the exchange lab); FEEDS=live for the real exchanges'
 	@echo '                 ARGS="--config etc/tbeast.toml" adds options'
+	@echo 'make cluster     three daemons, a Valkey and a PostgreSQL from one terminal; Ctrl-C ends them all'
+	@echo '                 ARGS="--chaos --seconds 120" kills each of them under load and shows the books'
 	@echo 'make test        everything that must hold: style, types, import rules, tests, coverage, the built wheel'
 	@echo 'make ways        the tests that run whole daemons, with native parts and without, with one process and workers'
 	@echo 'make lint        style, types and import rules alone'
@@ -42,6 +44,9 @@ run: check-python
 	@echo 'starting tbeast with TBEAST_FEEDS=$(FEEDS), everything in one process; Ctrl-C ends it'
 	@exec env SERVER_TYPE="$${SERVER_TYPE:-ALL_SERVER}" \
 	  $(VENV_PYTHON) -m twisted --log-format=text tbeast --feeds=$(FEEDS) $(ARGS)
+
+cluster: environment
+	@exec $(VENV_PYTHON) tools/cluster.py $(ARGS)
 
 test: environment
 	@exec $(VENV_PYTHON) tools/test_all.py

@@ -73,6 +73,7 @@ LINTS: dict[str, Sequence[str]] = {
     "import rules (lint-imports)": ("-c", "from importlinter.cli import lint_imports_command as c; c()"),
     "the tree": ("tools/check_tree.py",),
     "sample settings": ("tools/sample_settings.py", "--check"),
+    "statistics page": ("tools/statistics_page.py", "--check"),
     "change log (towncrier)": ("-m", "towncrier", "build", "--draft", "--version=next", "--date=today"),
 }  # fmt: skip
 
