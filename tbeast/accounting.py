@@ -34,6 +34,7 @@ from tbeast.adapters.cloud.threads import CallThreads
 from tbeast.adapters.spool.journal import Journal
 from tbeast.adapters.spool.notes import Notes
 from tbeast.adapters.store import embedded
+from tbeast.adapters.store.admindesk import PostgresKeyDesk, PostgresParameterDesk
 from tbeast.adapters.store.assetrows import PostgresAssets
 from tbeast.adapters.store.keyrows import PostgresKeys
 from tbeast.adapters.store.migrations import check, migrate
@@ -43,23 +44,28 @@ from tbeast.adapters.store.postgres import Connection, Credentials, target
 from tbeast.adapters.store.syncrows import PostgresSync
 from tbeast.adapters.store.threads import StorePool
 from tbeast.adapters.store.usagerows import PostgresUsage
+from tbeast.domain import latencies
 from tbeast.domain.admission import OpenStanding, Standing
 from tbeast.domain.assetmap import AssetMap
 from tbeast.domain.backing import PartStatus
 from tbeast.domain.counters import Counters
 from tbeast.domain.keys import account_of
+from tbeast.domain.parameters import defaults
 from tbeast.domain.usage import OK, UNMETERED, Ledger
 from tbeast.errors import MigrationError, StoreError
 from tbeast.interfaces import Chance, Now, PriceCache, UsageCounters, UsageStore
 from tbeast.services.companion import Companion
+from tbeast.services.keydesk import KeyDesk
 from tbeast.services.keyrefresh import NOTHING, KeyRefresh
 from tbeast.services.keyring import DemoKeyService, Keyring
 from tbeast.services.lifecycle import Called
 from tbeast.services.limits import ClusterLimits
 from tbeast.services.nightlysync import NightlySync
+from tbeast.services.parameterdesk import ParameterDesk
 from tbeast.services.parameters import Parameters
 from tbeast.services.schema import Schema
 from tbeast.services.sync import CacheSide, Sync
+from tbeast.services.syncdesk import SyncDesk
 from tbeast.services.usagewriter import UsageWriter
 from tbeast.settings import NEVER, REFUSE, Settings
 
@@ -161,19 +167,20 @@ class Accounting:
             )
             self.open_standing = self.limits.open_standing
 
-        self.parameters = Parameters(
-            PostgresParameters(self.pool), parameter_copies, reactor, counters,
-            {"max_price_age_seconds": settings.max_price_age_seconds, "when_unmetered": settings.when_unmetered},
-        )  # fmt: skip
+        given = {"max_price_age_seconds": settings.max_price_age_seconds, "when_unmetered": settings.when_unmetered}
+        self.parameters = Parameters(PostgresParameters(self.pool), parameter_copies, reactor, counters, given)
         self.keyring = Keyring(account_of(key.key, key.tier, key.name) for key in settings.keys)
         keys = PostgresKeys(self.pool, random_bytes)
         self.key_refresh = KeyRefresh(
             self.keyring, keys, reactor, now, random, counters, copies, events, lambda usage: self.heard_usage(usage)
         )
+        self.key_desk = KeyDesk(PostgresKeyDesk(self.pool, random_bytes), self.key_refresh, self.keyring, copies, now)
+        self.parameter_desk = ParameterDesk(PostgresParameterDesk(self.pool), self.parameters, defaults(given))
         self.demo_key = DemoKeyService(
             self.keyring, Path(settings.state), random_bytes, keys, now, wanted=self.is_embedded
         )
         self.ledger = Ledger()
+        latencies.bring(self.ledger.times, counters)
         self.threads = CallThreads("tbeast-calls", reactor)
         self.writer = UsageWriter(
             ledger=self.ledger,
@@ -196,6 +203,8 @@ class Accounting:
             PostgresSync(self.pool), keys, PostgresParameters(self.pool), cache_side, reactor, settings.cluster_node,
             lambda: random_bytes(16).hex(),
         )  # fmt: skip
+
+        self.sync_desk = SyncDesk(self.sync, settings.cluster_node, now, counters)
 
     def _usage_store(self, random: Chance) -> UsageStore:
         url = self.settings.sqs_usage_log_queue_url
@@ -226,6 +235,7 @@ class Accounting:
 
     def late_services(self) -> Iterable[Any]:
         """The parts that start when the prices flow."""
+        yield self.sync_desk
         yield NightlySync(
             self.sync, lambda: int(self.parameters.value("sync_hour_utc")), self.reactor, self.now, self.counters
         )

@@ -36,7 +36,7 @@ from tbeast.servers.answers import Answers
 from tbeast.servers.documents import documents
 from tbeast.servers.fastlane import PriceSite
 from tbeast.servers.gate import Gate, Keyring
-from tbeast.servers.lpo import Feeds, lpo_pages
+from tbeast.servers.lpo import Feeds, NodeStatistics, lpo_pages
 from tbeast.servers.nativelanes import LearningGate, NativeLanes, open_lanes
 from tbeast.servers.site import WebSite, tree
 from tbeast.servers.udp import PriceDatagrams
@@ -87,6 +87,7 @@ class Behind:
     @ivar idle_seconds: asked when a port opens: how long a connection may be idle.
     @ivar native: what serves plain questions natively; C{None}: nothing does.
     @ivar about: what /stats says of the process beside its counters.
+    @ivar statistics: what /stats says of it in numbers.
     @ivar instead: pages that stand in for those of the same name.
     @ivar spent: the macs that were answered, where other processes answer too; C{None}: the port keeps its own.
     """
@@ -101,6 +102,7 @@ class Behind:
     idle_seconds: Callable[[], float]
     native: NativeLanes | None = None
     about: Mapping[str, str] = MappingProxyType({})
+    statistics: NodeStatistics | None = None
     instead: Mapping[bytes, Resource] = MappingProxyType({})
     spent: SpentMacs | None = None
 
@@ -132,7 +134,7 @@ class Surface:
         settings, behind = self._settings, self._behind
         pages = lpo_pages(
             gate=behind.gate, answers=behind.answers, counters=behind.counters, feeds=behind.feeds, now=behind.now,
-            node=settings.cluster_node, about=behind.about,
+            node=settings.cluster_node, about=behind.about, statistics=behind.statistics,
         )  # fmt: skip
         site = PriceSite(
             tree({**pages, **documents(prices_document(VERSION)), **behind.instead}), gate=behind.gate, answers=behind.answers, reactor=self._reactor,

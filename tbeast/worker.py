@@ -26,6 +26,7 @@ from tbeast.codecs import hubwords
 from tbeast.codecs.hubwords import LinkError, Page, State, Status, Welcome
 from tbeast.codecs.pricequeries import PriceQuery
 from tbeast.codecs.problems import Problem
+from tbeast.domain import latencies
 from tbeast.domain.assetmap import AssetMap
 from tbeast.domain.counters import Counters
 from tbeast.domain.feedstatus import FeedStatus
@@ -196,6 +197,7 @@ class Room:
         self.settings = load([Layer("hub", welcome.settings)])
         self.counters = Counters()
         self.ledger = Ledger()
+        latencies.bring(self.ledger.times, self.counters)
         self.keys = MirroredKeys()
         self.idle_seconds = 60.0
         line = HubLine(worker.link)

@@ -1,7 +1,8 @@
 """How the feed of one exchange is doing, as /admin, /exchanges and the operator's eyes get to see it.
 
 States: L{LIVE}, every connection is open and prices came within the last half minute; L{LATE}, open but quieter;
-L{CONNECTING}, on the way up, or lost a moment ago; L{OFF}, nothing is wanted of it; L{DOWN}, everything else.
+L{CONNECTING}, on the way up, or lost a moment ago; L{OFF}, nothing is wanted of it; L{PAUSED}, an operator wants none
+of its prices for now; L{DOWN}, everything else.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ LATE: Final = "late"
 DOWN: Final = "down"
 
 OFF: Final = "off"
+PAUSED: Final = "paused"
 
-STATES: Final = (LIVE, CONNECTING, LATE, DOWN, OFF)
+STATES: Final = (LIVE, CONNECTING, LATE, DOWN, OFF, PAUSED)
 
 
 @frozen

@@ -23,7 +23,7 @@ from twisted.web.resource import Resource
 from tbeast.codecs import problems, replies
 from tbeast.domain.backing import Backing, PartStatus
 from tbeast.domain.board import is_on_demand
-from tbeast.domain.feedstatus import LIVE, FeedStatus
+from tbeast.domain.feedstatus import LIVE, PAUSED, FeedStatus
 from tbeast.interfaces import Now
 from tbeast.servers.answers import Answers
 from tbeast.servers.lpo import Feeds
@@ -66,7 +66,8 @@ class Health:
         now, priced, feeds = self._now(), self._priced(), self._feeds()
         expected = self._expected()
         reasons = self._reasons(priced)
-        if any(status.symbols for status in feeds) and not any(status.state == LIVE for status in feeds):
+        wanted = [status for status in feeds if status.symbols and status.state != PAUSED]
+        if wanted and not any(status.state == LIVE for status in wanted):
             reasons.append("no feed is live")
         if not self._warm:
             self._warm = priced >= NEARLY_ALL * expected or now - self.started_at >= WARM_UP_SECONDS

@@ -10,6 +10,10 @@ The rules:
     only the connections whose symbols have changed are replaced, and each serves until its successor does. Connections
     that have become few in symbols are put together only at the next start.
   - An exchange of which nothing is wanted is L{OFF}: it has no connections, and nobody misses them.
+  - An exchange that an operator has paused has no connections either, whatever the asset map wants of it, and to the
+    sink all of it is halted: its prices have no vote from then on, and REST is not asked in its place. That holds until
+    the operator ends it or the daemon does: it is kept nowhere, and no other node knows of it.
+  - Connections are renewed, on an operator's word, one after the other, each serving until its successor does.
 """
 
 from __future__ import annotations
@@ -25,17 +29,18 @@ from twisted.logger import Logger
 from tbeast.codecs.exchanges.base import Exchange
 from tbeast.domain.assetmap import AssetMap
 from tbeast.domain.counters import Counters
-from tbeast.domain.feedstatus import CONNECTING, DOWN, LATE, LIVE, OFF, FeedStatus
+from tbeast.domain.feedstatus import CONNECTING, DOWN, LATE, LIVE, OFF, PAUSED, FeedStatus
 from tbeast.domain.pacing import Pace
 from tbeast.domain.shards import shards
 from tbeast.interfaces import Chance, Now, SocketDialer, TickSink
+from tbeast.services.feedlink import FeedLink
 from tbeast.services.feedshard import FeedShard
-
-"""The state of a feed that is to carry nothing; beside those in L{tbeast.domain.feedstatus}."""
 
 DUE_EVERY_SECONDS: Final = 1.0
 LATE_SECONDS: Final = 30.0
 ON_THE_WAY_SECONDS: Final = 10.0
+
+BY_OPERATOR: Final = "paused by the operator"
 
 
 def moved(parts: Sequence[tuple[str, ...]], symbols: Iterable[str], symbols_per_socket: int) -> list[tuple[str, ...]]:
@@ -69,6 +74,7 @@ class ExchangeFeed(Service):
 
     @ivar exchange_name: its name, for logs and labels.
     @ivar why: the last reason for which a connection ended or could not be made.
+    @ivar paused: whether an operator has paused it.
     """
 
     log = Logger()
@@ -102,11 +108,13 @@ class ExchangeFeed(Service):
         self.chance = chance
         self.why = ""
         self.stopping = False
+        self.paused = False
         self._on_subscribed = on_subscribed
         self._pace = Pace(exchange.facts.dials.count, exchange.facts.dials.seconds)
         self._held_until = 0.0
         self._shards: list[FeedShard] = []
         self._closing: list[FeedShard] = []
+        self._renewing: list[tuple[FeedShard, FeedLink]] = []
         self._due: IDelayedCall | None = None
         self._stopped: list[Deferred[None]] = []
         self._state = ""
@@ -122,11 +130,10 @@ class ExchangeFeed(Service):
             raise RuntimeError("still stopping")
         super().startService()  # type: ignore[no-untyped-call]
         self.stopping = False
-        self.why = ""
-        self._state = CONNECTING if self.symbols else OFF
-        self._shards = [FeedShard(self, part) for part in shards(self.symbols, self.exchange.facts.symbols_per_socket)]
-        for shard in self._shards:
-            shard.begin()
+        if not self.paused:
+            self.why = ""
+            self._begin()
+        self._state = self.state(self.now())
         self._due = self.clock.callLater(DUE_EVERY_SECONDS, self._second)
 
     def stopService(self) -> Deferred[None]:
@@ -136,6 +143,7 @@ class ExchangeFeed(Service):
         """
         super().stopService()  # type: ignore[no-untyped-call]
         self.stopping = True
+        self._renewing = []
         if self._due is not None:
             self._due.cancel()
             self._due = None
@@ -149,6 +157,9 @@ class ExchangeFeed(Service):
     def adopt(self, symbols: Iterable[str]) -> None:
         """Carry these symbols from now on, the most important first; see the rules above."""
         before, self.symbols = self.symbols, tuple(dict.fromkeys(symbols))
+        if self.paused:
+            self._tell_paused()  # the sink may have symbols that it has not been told of
+            return
         if not self.running or set(before) == set(self.symbols):
             return
         if not self.symbols:
@@ -174,6 +185,60 @@ class ExchangeFeed(Service):
             for shard in self._shards:
                 shard.reconnect(why)
 
+    def renew(self, why: str) -> int:
+        """Have a successor take the place of every connection, one after the other, each serving until it does.
+
+        What has no connection that serves is dialed anew at once.
+
+        @return: how many connections are to be replaced.
+        """
+        self.log.info("{exchange}: renewing connections: {why}", exchange=self.exchange_name, why=why)
+        if not self.running:
+            return 0
+        self._renewing = []
+        for shard in self._shards:
+            if shard.serving is None:
+                shard.reconnect(why)
+            else:
+                self._renewing.append((shard, shard.serving))
+        count = len(self._renewing)
+        self._go_on_renewing()
+        return count
+
+    def pause(self) -> bool:
+        """End every connection in good order and make none; the sink is told that all of the exchange is halted.
+
+        @return: whether it was not paused before.
+        """
+        if self.paused:
+            return False
+        self.paused = True
+        self.why = BY_OPERATOR
+        self._renewing = []
+        closed, self._shards = self._shards, []
+        self._closing += closed
+        for shard in closed:
+            shard.close(BY_OPERATOR)
+        self.link_ended()
+        self._tell_paused()
+        self._review(self.now())
+        return True
+
+    def resume(self) -> bool:
+        """Undo L{pause}.
+
+        @return: whether it was paused.
+        """
+        if not self.paused:
+            return False
+        self.paused = False
+        self.why = ""
+        self.sink.halted(self.exchange_name, (), False)
+        if self.running:
+            self._begin()
+            self._review(self.now())
+        return True
+
     def status(self) -> FeedStatus:
         """How it is doing just now."""
         now = self.now()
@@ -196,7 +261,9 @@ class ExchangeFeed(Service):
         )
 
     def state(self, now: float) -> str:
-        """L{OFF}, or one of L{tbeast.domain.feedstatus.STATES}: that of the connection which is worst off."""
+        """One of L{tbeast.domain.feedstatus.STATES}: that of the connection which is worst off."""
+        if self.paused:
+            return PAUSED
         if not self.symbols:
             return OFF
         if not self.running or not self._shards:
@@ -251,6 +318,23 @@ class ExchangeFeed(Service):
 
     # Within.
 
+    def _begin(self) -> None:
+        self._shards = [FeedShard(self, part) for part in shards(self.symbols, self.exchange.facts.symbols_per_socket)]
+        for shard in self._shards:
+            shard.begin()
+
+    def _tell_paused(self) -> None:
+        self.sink.halted(self.exchange_name, (), True)
+
+    def _go_on_renewing(self) -> None:
+        """Ask for the next successor, when the one that was asked for before has taken over."""
+        while self._renewing:
+            shard, link = self._renewing[0]
+            if shard in self._shards and shard.serving is link:
+                shard.replacement_wanted(link, "renewed")  # nothing happens if it is on its way
+                return
+            del self._renewing[0]
+
     def _second(self) -> None:
         self._due = self.clock.callLater(DUE_EVERY_SECONDS, self._second)
         now = self.now()
@@ -260,6 +344,7 @@ class ExchangeFeed(Service):
             except Exception:
                 self.counters.count("service_failures", f"feed {self.exchange_name}")
                 self.log.failure("{exchange}: looking after a connection failed", exchange=self.exchange_name)
+        self._go_on_renewing()
         self._review(now)
 
     def _review(self, now: float) -> None:
@@ -273,7 +358,7 @@ class ExchangeFeed(Service):
             exchange=self.exchange_name,
             state=state,
             before=before,
-            why=self.why if state in (DOWN, CONNECTING) else "",
+            why=self.why if state in (DOWN, CONNECTING, PAUSED) else "",
         )
 
 
@@ -301,6 +386,10 @@ class Feeds(MultiService):
     def status(self) -> list[FeedStatus]:
         """How each is doing, in the order in which they were given."""
         return [feed.status() for feed in self._feeds.values()]
+
+    def find(self, exchange: str) -> ExchangeFeed | None:
+        """The feed of an exchange, if there is such an exchange."""
+        return self._feeds.get(exchange)
 
     def reconnect(self, exchange: str, why: str) -> bool:
         """Make one exchange's connections anew.

@@ -23,6 +23,7 @@ import psycopg2
 from attrs import field, frozen
 
 from tbeast.adapters.store.postgres import Connection
+from tbeast.domain.keyorders import KeyEdit, limited
 from tbeast.domain.keys import (
     Account,
     KeyRecord,
@@ -260,6 +261,44 @@ def set_tier(connection: Connection, key_id: str, tier: str) -> KeyRecord:
     return _record(row, {})
 
 
+def change(connection: Connection, key_id: str, edit: KeyEdit) -> KeyRecord:
+    """Change a key; what it has used of the month stays used.
+
+    @raise NoSuchKeyError: when there is none with this id.
+    @raise KeyRowError: when it is revoked, or there is no such tier, or limits do not go together.
+    """
+    held = _locked(connection, key_id)
+    if held.revoked:
+        raise KeyRowError(f"the key {key_id} is revoked; make a new one")
+    plan = held.account.plan if edit.tier is None else Plan(edit.tier, *_template(connection, edit.tier))
+    try:
+        plan = limited(plan, edit.limits)
+    except ValueError as error:
+        raise KeyRowError(str(error)) from None
+    row = _one(
+        connection,
+        f"UPDATE api_keys k SET tier = %s, lrs_enabled = coalesce(%s, lrs_enabled), ({_LIMITS})"
+        f" = ROW(%s, %s, %s, %s, %s) WHERE key_id = %s RETURNING {_COLUMNS}",
+        (
+            plan.tier, edit.lrs_addon, plan.monthly_quota, plan.qps, plan.burst, plan.min_wait_seconds,
+            plan.monthly_reports, key_id,
+        ),
+    )  # fmt: skip
+    assert row is not None
+    return _record(row, {})
+
+
+def touch(connection: Connection, key_id: str) -> KeyRecord:
+    """Change nothing of a key but the time of its last change, so that every node reads it anew.
+
+    @raise NoSuchKeyError: when there is none with this id.
+    """
+    row = _one(connection, f"UPDATE api_keys k SET tier = tier WHERE key_id = %s RETURNING {_COLUMNS}", (key_id,))
+    if row is None:
+        raise NoSuchKeyError(f"there is no key {_said(key_id)}")
+    return _record(row, {})
+
+
 # Looking.
 
 
@@ -329,10 +368,11 @@ def listed(
     revoked: bool | None = None,
     after: str | None = None,
     limit: int = 100,
+    name: str | None = None,
 ) -> list[KeyRecord]:
     """Keys in the order of their making.
 
-    @param tier: of this tier alone.
+    @param tier: of this tier alone, C{name}: of this name alone.
     @param revoked: C{True}: revoked ones alone; C{False}: good ones alone.
     @param after: the id of the last key of the page before.
     @raise NoSuchKeyError: when there is no key C{after}.
@@ -342,11 +382,12 @@ def listed(
     rows = _all(
         connection,
         f"SELECT {_COLUMNS} FROM api_keys k WHERE (%(tier)s::text IS NULL OR k.tier = %(tier)s)"
+        " AND (%(name)s::text IS NULL OR k.name = %(name)s)"
         f" AND (%(revoked)s::boolean IS NULL OR {_REVOKED} = %(revoked)s)"
         " AND (%(after)s::text IS NULL OR (k.created_at, k.key_id) >"
         " (SELECT a.created_at, a.key_id FROM api_keys a WHERE a.key_id = %(after)s))"
         " ORDER BY k.created_at, k.key_id LIMIT %(limit)s",
-        {"tier": tier, "revoked": revoked, "after": after, "limit": limit},
+        {"tier": tier, "revoked": revoked, "after": after, "limit": limit, "name": name},
     )
     return list(_records(rows))
 

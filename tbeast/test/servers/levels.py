@@ -16,8 +16,9 @@ from tbeast.test.servers.lanes import Outcome
 
 
 def without_lanes(outcome: Outcome) -> Outcome:
-    """Leave out the counters that only a house with native lanes has."""
-    counted = {key: count for key, count in outcome.counted.items() if key[0] != "lane_connections"}
+    """Leave out the counters that only a house with native lanes has, and those of response times."""
+    left_out = ("lane_connections", "response_times")
+    counted = {key: count for key, count in outcome.counted.items() if key[0] not in left_out}
     return evolve(outcome, counted=counted)
 
 

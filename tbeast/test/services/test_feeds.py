@@ -15,11 +15,11 @@ from zope.interface import implementer
 from tbeast.codecs.exchanges.base import Rate, Reconnect, Send
 from tbeast.domain.assetmap import Asset, AssetMap
 from tbeast.domain.counters import Counters
-from tbeast.domain.feedstatus import CONNECTING, DOWN, LATE, LIVE, OFF
+from tbeast.domain.feedstatus import CONNECTING, DOWN, LATE, LIVE, OFF, PAUSED
 from tbeast.domain.shards import shards
 from tbeast.domain.ticks import Tick
 from tbeast.services.feedlink import MOST_FRAMES_PER_SECOND, named
-from tbeast.services.feeds import ExchangeFeed, Feeds, moved
+from tbeast.services.feeds import BY_OPERATOR, ExchangeFeed, Feeds, moved
 from tbeast.testing.exchanges import PlainExchange
 from tbeast.testing.sockets import MemoryDialer, MemoryPeer
 
@@ -870,6 +870,199 @@ class OperatorTests(FeedCase):
         self.assertEqual(len(self.dialer.peers), 2)
 
 
+class RenewTests(FeedCase):
+    def turn(self, peer: MemoryPeer) -> None:
+        """Let a successor come up and be heard."""
+        peer.accept()
+        for symbol in peer.sent[0].split()[1:]:
+            peer.say({"tick": symbol})
+        self.clock.advance(1)
+        self.clock.advance(0)
+
+    def test_without_a_gap(self) -> None:
+        old = self.go_live()
+        self.assertEqual(1, self.feed.renew("asked for"))
+        self.clock.advance(0)
+        self.assertTrue(old.alive)
+        self.turn(self.dialer.last)
+        self.assertEqual([False, True], [peer.alive for peer in self.dialer.peers])
+        self.assertEqual((old.asked_to_close, self.state()), ("replaced", LIVE))
+        self.assertNotIn("disconnected", [word for word, _ in self.sink.words()])
+        self.pass_time(60, self.dialer.last)
+        self.assertEqual(2, len(self.dialer.peers))
+
+    def test_one_after_the_other(self) -> None:
+        self.make(PlainExchange(symbols_per_socket=1), "ABC").startService()
+        self.clock.advance(0)
+        first = list(self.dialer.peers)
+        for peer in first:
+            self.turn(peer)
+        self.assertEqual(3, self.feed.renew("asked for"))
+        for count in (4, 5, 6):
+            self.clock.advance(2)
+            self.assertEqual(count, len(self.dialer.peers))
+            self.turn(self.dialer.last)
+        self.assertEqual([False] * 3 + [True] * 3, [peer.alive for peer in self.dialer.peers])
+        self.clock.advance(2)
+        self.assertEqual(6, len(self.dialer.peers))
+
+    def test_a_successor_that_fails_leaves_the_old_one(self) -> None:
+        old = self.go_live()
+        self.feed.renew("asked for")
+        self.clock.advance(0)
+        self.dialer.last.end("refused")
+        self.assertTrue(old.alive)
+        self.clock.advance(60)
+        self.turn(self.dialer.last)
+        self.assertFalse(old.alive)
+
+    def test_twice_is_once(self) -> None:
+        self.go_live()
+        self.feed.renew("asked for")
+        self.assertEqual(1, self.feed.renew("asked for"))
+        self.clock.advance(0)
+        self.assertEqual(2, len(self.dialer.peers))
+
+    def test_what_is_out_is_dialed_at_once(self) -> None:
+        self.start()
+        for _ in range(6):
+            self.dialer.last.end("refused")
+            self.clock.advance(60)
+        self.dialer.last.end("refused")
+        count = len(self.dialer.peers)
+        self.assertEqual(0, self.feed.renew("asked for"))
+        self.clock.advance(0)
+        self.assertEqual(count + 1, len(self.dialer.peers))
+
+    def test_when_it_is_not_running(self) -> None:
+        self.assertEqual(0, self.make().renew("asked for"))
+
+
+class PauseTests(FeedCase):
+    def test_ends_its_connections_in_good_order(self) -> None:
+        peer = self.go_live()
+        self.assertTrue(self.feed.pause())
+        self.assertEqual((BY_OPERATOR, False), (peer.asked_to_close, peer.aborted))
+        self.assertEqual([("connected", "AB"), ("disconnected", "AB"), ("halted", "")], self.sink.words())
+        status = self.feed.status()
+        self.assertEqual((PAUSED, 0, 2, BY_OPERATOR), (status.state, status.connections, status.symbols, status.why))
+
+    def test_makes_no_new_ones(self) -> None:
+        peer = self.go_live()
+        self.feed.pause()
+        self.pass_time(300)
+        self.feed.reconnect("asked for")
+        self.feed.renew("asked for")
+        self.feed.adopt("ABCD")
+        self.pass_time(300)
+        self.assertEqual([peer], self.dialer.peers)
+        self.assertEqual(PAUSED, self.state())
+
+    def test_hears_nothing_more(self) -> None:
+        peer = self.go_live()
+        before = list(self.sink.ticks)
+        self.feed.pause()
+        peer.say({"tick": "A"})
+        self.assertEqual(before, self.sink.ticks)
+
+    def test_twice_is_once(self) -> None:
+        self.go_live()
+        self.feed.pause()
+        told = list(self.sink.told)
+        self.assertFalse(self.feed.pause())
+        self.assertEqual(told, self.sink.told)
+
+    def test_resume(self) -> None:
+        self.go_live()
+        self.feed.pause()
+        self.clock.advance(60)
+        self.assertTrue(self.feed.resume())
+        self.assertEqual((CONNECTING, ""), (self.state(), self.feed.why))
+        self.clock.advance(0)
+        self.dialer.last.accept()
+        for symbol in "AB":
+            self.dialer.last.say({"tick": symbol})
+        self.assertEqual([("halted", ""), ("resumed", ""), ("connected", "AB")], self.sink.words()[2:])
+        self.assertEqual((LIVE, 2), (self.state(), len(self.dialer.peers)))
+        self.assertFalse(self.feed.resume())
+
+    def test_other_symbols_meanwhile(self) -> None:
+        """The sink may have new ones, which are as halted as the others; they are subscribed to afterwards."""
+        self.go_live()
+        self.feed.pause()
+        self.feed.adopt("BC")
+        self.assertEqual([("halted", ""), ("halted", "")], self.sink.words()[-2:])
+        self.feed.resume()
+        self.clock.advance(0)
+        self.dialer.last.accept()
+        self.assertEqual(["subscribe B C"], self.dialer.last.sent)
+
+    def test_while_it_dials(self) -> None:
+        peer = self.start()
+        self.feed.pause()
+        self.clock.advance(0)
+        self.assertTrue(peer.aborted)
+        self.pass_time(60)
+        self.assertEqual([peer], self.dialer.peers)
+
+    def test_while_it_waits_to_dial(self) -> None:
+        self.start().end("refused")
+        self.feed.pause()
+        self.pass_time(60)
+        self.assertEqual(1, len(self.dialer.peers))
+
+    def test_while_it_is_renewed(self) -> None:
+        self.make(PlainExchange(symbols_per_socket=1)).startService()
+        self.clock.advance(0)
+        for peer, symbol in zip(list(self.dialer.peers), "AB", strict=True):
+            peer.accept()
+            peer.say({"tick": symbol})
+        self.feed.renew("asked for")
+        self.clock.advance(0)
+        self.feed.pause()
+        self.pass_time(60)
+        self.assertEqual((3, []), (len(self.dialer.peers), self.dialer.alive()))
+
+    def test_a_halt_of_the_exchange_s_own_is_not_mixed_up_with_it(self) -> None:
+        peer = self.go_live()
+        peer.say({"halt": ["A"]})
+        self.feed.pause()
+        self.feed.resume()
+        self.clock.advance(0)
+        self.dialer.last.accept()
+        self.dialer.last.say({"halt": ["A"]})
+        self.assertEqual(
+            [("halted", "A"), ("resumed", "A"), ("disconnected", "AB"), ("halted", ""), ("resumed", ""),
+             ("connected", "AB"), ("halted", "A")],
+            self.sink.words()[1:],
+        )  # fmt: skip
+
+    def test_before_the_start(self) -> None:
+        self.make().pause()
+        self.feed.startService()
+        self.pass_time(60)
+        self.assertEqual((PAUSED, []), (self.state(), self.dialer.peers))
+        self.feed.resume()
+        self.clock.advance(0)
+        self.assertEqual(1, len(self.dialer.peers))
+
+    def test_stops_all_the_same(self) -> None:
+        self.go_live()
+        self.feed.pause()
+        stopped = self.feed.stopService()
+        self.assertNoResult(stopped)
+        self.clock.advance(0)
+        self.successResultOf(stopped)
+        self.assertEqual([], self.clock.getDelayedCalls())
+
+    def test_is_one_line(self) -> None:
+        self.go_live()
+        self.clock.advance(1)
+        self.feed.pause()
+        self.pass_time(5)
+        self.assertEqual(1, self.said(f"kraken feed is paused (was live) {BY_OPERATOR}"))
+
+
 class StoppingTests(FeedCase):
     def check_stops_clean(self) -> None:
         stopped = self.feed.stopService()
@@ -1258,6 +1451,12 @@ class FeedsTests(FeedCase):
         self.assertTrue(self.feeds.reconnect("gemini", "asked for"))
         self.assertFalse(self.feeds.reconnect("mtgox", "asked for"))
         self.assertEqual([peer.url for peer in self.dialer.peers if peer.aborted], ["ws://gemini.invalid/"])
+
+    def test_finds_one(self) -> None:
+        feed = self.feeds.find("okx")
+        assert feed is not None
+        self.assertEqual("okx", feed.exchange_name)
+        self.assertIsNone(self.feeds.find("nowhere"))
 
     def test_all_stop(self) -> None:
         stopped = self.feeds.stopService()

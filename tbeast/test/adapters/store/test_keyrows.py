@@ -70,7 +70,7 @@ class CreateTests(Case):
             (False, None, 0, None), (record.revoked, record.last_used_at, record.current_usage, record.ends_at)
         )
         self.assertEqual(record, keyrows.find_by_digest(self.connection, digest_of(text.encode())))
-        self.assertEqual(record.created_at, record.changed_at)
+        self.assertLess(abs(record.created_at - record.changed_at), 0.1)  # the database looks at its clock twice
         self.assertEqual([(time.strftime("%Y-%m", time.gmtime()),)], [(record.usage_month,)])
 
     def test_all_that_is_kept(self) -> None:
