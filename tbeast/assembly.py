@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from importlib import metadata
@@ -22,6 +23,7 @@ from twisted.application.service import IService
 from twisted.logger import Logger
 
 from tbeast.accounting import Accounting
+from tbeast.adapters.cache.clusterstats import ValkeyClusterStats
 from tbeast.adapters.cache.leases import ValkeyLeases
 from tbeast.adapters.cache.memoryleases import MemoryLeases
 from tbeast.adapters.feeds.rest import HttpFetcher
@@ -29,6 +31,7 @@ from tbeast.adapters.feeds.websocket import WebSocketDialer
 from tbeast.adapters.hub.link import Link
 from tbeast.adapters.hub.shared import WorkerPorts, make_memory, mapped
 from tbeast.adapters.hub.spentmacs import BYTES as MACS_BYTES
+from tbeast.adapters.memorylimit import memory_limit
 from tbeast.codecs import replies
 from tbeast.codecs.exchanges.base import Exchange, RestCodec, SocketCodec
 from tbeast.codecs.exchanges.registry import EXCHANGES
@@ -45,9 +48,11 @@ from tbeast.interfaces import Chance, Now
 from tbeast.servers.answers import Answers
 from tbeast.servers.health import Health, health_tree
 from tbeast.servers.lpo import lpo_pages
-from tbeast.servers.metrics import Metrics
+from tbeast.servers.metrics import Metrics, NodeInfo, Sources
 from tbeast.servers.relay import RELAYED, AnswerRelay
 from tbeast.services.assetmaps import AssetMaps
+from tbeast.services.clusterstats import ClusterStats
+from tbeast.services.clusterstats import Sources as StatisticsSources
 from tbeast.services.companion import Companion
 from tbeast.services.fallback import Fallback, RestDesk
 from tbeast.services.feeds import ExchangeFeed, Feeds
@@ -57,6 +62,7 @@ from tbeast.services.periodic import Periodic
 from tbeast.services.priceflush import FLUSH_SECONDS, PriceFlush
 from tbeast.services.pricelookup import PriceLookup
 from tbeast.services.publishing import SLICES, Publishing
+from tbeast.services.reactorlag import ReactorLag
 from tbeast.services.reloading import Reload, Reloading
 from tbeast.services.workerkeys import KeyWatch
 from tbeast.services.workerprocess import Means
@@ -191,14 +197,38 @@ class Assembly:
             lambda: float(self.accounting.parameters.value("application_parameter_interval_minutes")),
         )  # fmt: skip
 
+        self.lag = ReactorLag(reactor, self.counters)
+        self.cluster_stats = ClusterStats(
+            node=settings.cluster_node, nodes=settings.cluster_nodes,
+            shared=None if self.accounting.cache is None else ValkeyClusterStats(self.accounting.cache),
+            sources=StatisticsSources(
+                counters=self.counters, feeds=self.feeds.status, qualities=self._qualities,
+                metering=lambda: self.accounting.writer.status, lag=self.lag, connections=self._connections,
+            ),
+            clock=reactor,
+        )  # fmt: skip
         behind = Behind(
             gate=self.gate, answers=self.answers, ledger=self.accounting.ledger, feeds=self.feeds.status,
             counters=self.counters, now=now, new_id=new_id,
             idle_seconds=lambda: float(self.accounting.parameters.value("http_idle_timeout_seconds")),
-            native=self.native, about=self.about,
+            native=self.native, about=self.about, statistics=self.cluster_stats,
         )  # fmt: skip
         self.surface = Surface(settings, reactor, behind, BoundPorts(reactor, settings.listen))
         self.workers = None if self.memory is None else self._with_workers(count, self.memory, life)
+        self.health = Health(
+            answers=self.answers, feeds=self.feeds.status, listening=self._listening, now=now,
+            node=settings.cluster_node, backing=self._backing,
+        )  # fmt: skip
+        self.metrics = Metrics(
+            counters=self.counters, answers=self.answers, feeds=self.feeds.status, now=now, backing=self._backing,
+            sources=Sources(
+                info=NodeInfo(metadata.version("tbeast"), "no" if found is None else "yes", settings.cluster_node),
+                health=self.health, board=self.board, metering=lambda: self.accounting.writer.status,
+                spool_limit_bytes=settings.spool_limit_mb * 2**20,
+                workers=lambda: {} if self.workers is None else self.workers.processes(),
+                memory_limit_bytes=memory_limit(), lag=self.lag,
+            ),
+        )  # fmt: skip
 
     def _with_workers(self, count: int, memory: int, life: str) -> Workers:
         """Have workers serve, and this process be their hub: none of the nodes that share limits itself."""
@@ -206,7 +236,7 @@ class Assembly:
         accounting.limits = None
         pages = lpo_pages(
             gate=self.gate, answers=self.answers, counters=self.counters, feeds=self.feeds.status, now=now,
-            node=settings.cluster_node, about=self.about,
+            node=settings.cluster_node, about=self.about, statistics=self.cluster_stats,
         )  # fmt: skip
         hub = Hub(
             settings=settings,
@@ -259,6 +289,13 @@ class Assembly:
         if self.workers is not None:
             self.workers.hub.adopt(assets)
 
+    def _qualities(self) -> Mapping[str, int]:
+        now = self.now()
+        return Counter(self.answers.quality_of(code, now) for code in self.answers.assets.assets)
+
+    def _connections(self) -> int:
+        return self.surface.connections + (0 if self.native is None else self.native.connections)
+
     def _backing(self) -> Sequence[PartStatus]:
         workers = [] if self.workers is None else self.workers.status()
         return [*self.accounting.status(), *workers]
@@ -289,6 +326,8 @@ class Assembly:
         if self.accounting.cache is not None:
             yield self.flushing
         yield from self.accounting.late_services()
+        yield self.lag
+        yield self.cluster_stats
         yield Periodic("metering watch", self._watch_metering, METERING_WATCH_SECONDS, reactor, counters)
         if "lpo" in SERVER_TYPES[settings.server_type]:
             yield from self._lpo()
@@ -298,11 +337,7 @@ class Assembly:
         yield Called("banner", self._banner)
 
     def _lpo(self) -> Iterable[Any]:
-        answers, feeds, now, node = self.answers, self.feeds.status, self.now, self.settings.cluster_node
-        backing = self._backing
-        health = Health(answers=answers, feeds=feeds, listening=self._listening, now=now, node=node, backing=backing)
-        metrics = Metrics(counters=self.counters, answers=answers, feeds=feeds, now=now, backing=backing)
-        yield self.surface.health(health_tree(health, metrics))
+        yield self.surface.health(health_tree(self.health, self.metrics))
         if self.workers is None:
             yield from self.surface.prices()
         else:

@@ -58,6 +58,8 @@ SERVE: Final = "serve"
 REFUSE: Final = "refuse"
 
 OFF: Final = "off"
+TEXT: Final = "text"
+JSON: Final = "json"
 SHORTEST_ADMIN_KEY: Final = 16
 MOST_WORKERS: Final = 128
 
@@ -201,6 +203,8 @@ SETTINGS: Final[Mapping[str, Setting]] = {
             "The queue to which usage batches are sent. Not set: they are written to the database directly."),
         Setting("ADMIN_KEY", _ADMIN_KEY, None,
             "The X-Admin-Key that opens /admin. Not set: /admin answers 404.", secret=True),
+        Setting("TBEAST_LOG_FORMAT", one_of((TEXT, JSON)), TEXT,
+            "text: the log as twistd and twist write it. json: one JSON object a line, without secrets."),
         Setting("TBEAST_FEEDS", one_of((LIVE, LAB)), LIVE,
             "live: the exchanges. lab: the bundled exchange lab, whose prices are invented and marked as such."),
         *_exchange_settings(),
@@ -257,6 +261,7 @@ class Settings:
     aws_region: str | None
     sqs_usage_log_queue_url: str | None
     admin_key: str | None = field(repr=False)
+    log_format: str
     feeds: str
     exchange_addresses: Mapping[str, ExchangeAddress]
     tls_cert: str | None

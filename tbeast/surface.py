@@ -119,6 +119,12 @@ class Surface:
         self._behind = behind
         self._ports = ports
         self.listening: dict[str, bool] = {}
+        self._sites: list[WebSite] = []
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open, beside those of the native lane and of the health port."""
+        return sum(len(site.connections) for site in self._sites)
 
     def health(self, pages: Resource) -> IService:
         """The health port, with these pages."""
@@ -136,10 +142,12 @@ class Surface:
             gate=behind.gate, answers=behind.answers, counters=behind.counters, feeds=behind.feeds, now=behind.now,
             node=settings.cluster_node, about=behind.about, statistics=behind.statistics,
         )  # fmt: skip
+        about = documents(prices_document(VERSION))
         site = PriceSite(
-            tree({**pages, **documents(prices_document(VERSION)), **behind.instead}), gate=behind.gate, answers=behind.answers, reactor=self._reactor,
+            tree({**pages, **about, **behind.instead}), gate=behind.gate, answers=behind.answers, reactor=self._reactor,
             now=behind.now, new_id=behind.new_id, counters=behind.counters, service="lpo", ledger=behind.ledger,
         )  # fmt: skip
+        self._sites.append(site)
         yield self._served(site, settings.tcp_port_lpo, secure=True)
         datagrams = PriceDatagrams(
             gate=behind.gate, answers=behind.answers, counters=behind.counters, now=behind.now, ledger=behind.ledger,

@@ -28,11 +28,14 @@ from twisted.python.failure import Failure
 from twisted.python.usage import Options as UsageOptions
 from zope.interface import implementer
 
+from tbeast.adapters.logs.frontends import log_with
+from tbeast.adapters.logs.jsonlines import JsonLines
+from tbeast.adapters.logs.masking import Masking, secrets_of
 from tbeast.adapters.settingsource import file_faults, gather
 from tbeast.domain.steadyclock import ADJUST_EVERY_SECONDS, LEFT, STEPPED, Parting, SteadyClock
 from tbeast.errors import SettingsError, TBeastError
 from tbeast.interfaces import Now
-from tbeast.settings import Settings, load
+from tbeast.settings import JSON, Settings, load
 
 FAILED_START = 1
 """The exit status after a start that failed."""
@@ -63,13 +66,28 @@ class Options(UsageOptions):
         try:
             named = {"TBEAST_FEEDS": self["feeds"], "TBEAST_STATE": self["state"]}
             self.settings = load(*gather(self["config"], os.environ, named, socket.gethostname()))
-            faults = file_faults(self.settings)
+            faults = [*file_faults(self.settings), *self._log_faults()]
             if faults:
                 raise SettingsError(faults)
         except SettingsError as error:
             _leave(FAILED_START, ["tbeast: the settings are at fault:", *(f"  {fault}" for fault in error.faults)])
         if self["check"]:
             _leave(0, ["tbeast: the settings are sound", *(f"  {line}" for line in self.settings.unused_here())])
+
+    def _log_faults(self) -> list[str]:
+        """Have the front end log as the settings say; why it cannot."""
+        settings = self.settings
+        if settings.log_format != JSON or self.parent is None:
+            return []
+        masking = Masking(secrets_of(settings))
+        why = log_with(self.parent, lambda stream: JsonLines(stream, settings.cluster_node, masking), _from_signal)
+        return [f"TBEAST_LOG_FORMAT ({settings.origins['TBEAST_LOG_FORMAT']}): {why}"] if why else []
+
+
+def _from_signal(call: Callable[[], object]) -> None:
+    from twisted.internet import reactor
+
+    reactor.callFromThread(call)  # type: ignore[attr-defined]
 
 
 def _leave(status: int, lines: list[str]) -> NoReturn:

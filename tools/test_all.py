@@ -74,6 +74,7 @@ LINTS: dict[str, Sequence[str]] = {
     "the tree": ("tools/check_tree.py",),
     "sample settings": ("tools/sample_settings.py", "--check"),
     "statistics page": ("tools/statistics_page.py", "--check"),
+    f"monitoring ({'with' if shutil.which('promtool') else 'without'} promtool)": ("tools/check_monitoring.py",),
     "change log (towncrier)": ("-m", "towncrier", "build", "--draft", "--version=next", "--date=today"),
 }  # fmt: skip
 

@@ -104,6 +104,14 @@ class Workers(Service):
         """The process ids of those that hold the places."""
         return [place.holder.pid for place in self._places if place.holder is not None and place.holder.pid]
 
+    def processes(self) -> dict[str, int]:
+        """Their process ids, by the number of the place."""
+        return {
+            str(number): place.holder.pid
+            for number, place in enumerate(self._places, 1)
+            if place.holder is not None and place.holder.pid
+        }
+
     def listening(self) -> dict[str, bool]:
         """The listeners, and whether anybody listens."""
         return dict.fromkeys(("lpo", "udp"), self.serving > 0)

@@ -1,0 +1,1 @@
+"""The log, in forms that programs read."""
