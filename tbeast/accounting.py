@@ -24,6 +24,7 @@ from tbeast.adapters.cache.leases import ValkeyLeases
 from tbeast.adapters.cache.memory import MemoryPriceCache
 from tbeast.adapters.cache.memorykeys import MemoryUsageCounters
 from tbeast.adapters.cache.rebuilding import ValkeyParameterCopies, ValkeyRebuilding
+from tbeast.adapters.cache.reportcopy import ValkeyReports
 from tbeast.adapters.cache.valkey import Limits, ValkeyClient
 from tbeast.adapters.cache.valkeyprices import ValkeyPriceCache
 from tbeast.adapters.cache.valkeytarget import target as cache_target
@@ -41,6 +42,8 @@ from tbeast.adapters.store.migrations import check, migrate
 from tbeast.adapters.store.opening import store_target
 from tbeast.adapters.store.parameterrows import PostgresParameters
 from tbeast.adapters.store.postgres import Connection, Credentials, target
+from tbeast.adapters.store.reportlog import PostgresReportLog
+from tbeast.adapters.store.reportrows import PostgresReports
 from tbeast.adapters.store.syncrows import PostgresSync
 from tbeast.adapters.store.threads import StorePool
 from tbeast.adapters.store.usagerows import PostgresUsage
@@ -63,6 +66,8 @@ from tbeast.services.limits import ClusterLimits
 from tbeast.services.nightlysync import NightlySync
 from tbeast.services.parameterdesk import ParameterDesk
 from tbeast.services.parameters import Parameters
+from tbeast.services.reportreading import ReportReading
+from tbeast.services.reports import Reports
 from tbeast.services.schema import Schema
 from tbeast.services.sync import CacheSide, Sync
 from tbeast.services.syncdesk import SyncDesk
@@ -72,6 +77,8 @@ from tbeast.settings import NEVER, REFUSE, Settings
 CACHE_LIMITS = Limits(longest_wait_seconds=1.0)
 """Nodes that lost the shared cache together shall find it again within about a second of one another, for that is what
 the promise of L{tbeast.domain.leases} asks."""
+REPORT_CONNECTIONS = 4
+"""A pool of their own keeps reports from holding up what is to be recorded."""
 MIGRATION_SECONDS = 600.0
 """A migration may rewrite a table; nothing else in the daemon may take so long."""
 
@@ -112,6 +119,7 @@ class Accounting:
 
     @ivar ledger: where the servers record.
     @ivar keyring: the keys.
+    @ivar reports: makes reports of what was recorded.
     @ivar open_standing: what the gate opens standings with.
     @ivar prices: the cache of prices.
     @ivar heard_usage: to be set to whoever wants to know what keys have used on all nodes.
@@ -203,8 +211,17 @@ class Accounting:
             PostgresSync(self.pool), keys, PostgresParameters(self.pool), cache_side, reactor, settings.cluster_node,
             lambda: random_bytes(16).hex(),
         )  # fmt: skip
-
         self.sync_desk = SyncDesk(self.sync, settings.cluster_node, now, counters)
+        self.report_pool = StorePool(self.pool.target, reactor, REPORT_CONNECTIONS)
+        rows = PostgresReports(self.report_pool)
+        self.reports = Reports(
+            reading=ReportReading(rows, None if self.cache is None else ValkeyReports(self.cache)),
+            store=rows,
+            report_log=PostgresReportLog(self.report_pool, settings.cluster_node),
+            clock=reactor,
+            now=now,
+            random_bytes=random_bytes,
+        )
 
     def _usage_store(self, random: Chance) -> UsageStore:
         url = self.settings.sqs_usage_log_queue_url
@@ -222,6 +239,7 @@ class Accounting:
         if self.is_embedded:
             yield EmbeddedDatabase(self.settings.state, self.reactor, self._database_found)
         yield Called("database pool", self.pool.start, self.pool.stop)
+        yield Called("report pool", self.report_pool.start, self.report_pool.stop)
         yield self.schema
         if self.cache is not None:
             yield Called("shared cache", self.cache.start, self.cache.stop)
@@ -291,7 +309,7 @@ class Accounting:
         return await self.pool.run(look_at_schema if self.settings.migrate == NEVER else migrate, MIGRATION_SECONDS)
 
     def _database_found(self, announcement: Mapping[str, Any]) -> None:
-        self.pool.target = embedded.target_of(announcement)
+        self.pool.target = self.report_pool.target = embedded.target_of(announcement)
 
 
 class SeededAssets:

@@ -23,6 +23,7 @@ from twisted.application.service import IService
 from twisted.logger import Logger
 
 from tbeast.accounting import Accounting
+from tbeast.adapters.cache.adaptive import MemoryAdaptive, ValkeyAdaptive
 from tbeast.adapters.cache.clusterstats import ValkeyClusterStats
 from tbeast.adapters.cache.leases import ValkeyLeases
 from tbeast.adapters.cache.memoryleases import MemoryLeases
@@ -41,11 +42,14 @@ from tbeast.domain.backing import PartStatus
 from tbeast.domain.board import Board
 from tbeast.domain.counters import Counters
 from tbeast.domain.freshness import Limits
+from tbeast.domain.governor import Governor, Report
 from tbeast.domain.pricing import TRUST, Pricer
 from tbeast.domain.readyreplies import Shelf
 from tbeast.domain.sharedshelf import BYTES, SharedShelf, TwinShelf
 from tbeast.interfaces import Chance, Now
+from tbeast.operating import Operating
 from tbeast.servers.answers import Answers
+from tbeast.servers.door import Door
 from tbeast.servers.health import Health, health_tree
 from tbeast.servers.lpo import lpo_pages
 from tbeast.servers.metrics import Metrics, NodeInfo, Sources
@@ -56,8 +60,11 @@ from tbeast.services.clusterstats import Sources as StatisticsSources
 from tbeast.services.companion import Companion
 from tbeast.services.fallback import Fallback, RestDesk
 from tbeast.services.feeds import ExchangeFeed, Feeds
+from tbeast.services.governor import Answered, ConnectionGovernor, NodeList
 from tbeast.services.hub import Hub
 from tbeast.services.lifecycle import Called, OrderedServices
+from tbeast.services.overview import About
+from tbeast.services.overview import Sources as OverviewSources
 from tbeast.services.periodic import Periodic
 from tbeast.services.priceflush import FLUSH_SECONDS, PriceFlush
 from tbeast.services.pricelookup import PriceLookup
@@ -130,6 +137,7 @@ class Assembly:
         self.settings = settings
         self.reactor = reactor
         self.now = now
+        self.new_id = new_id
         self.simulated = settings.feeds == LAB
         user_agent = f"tbeast/{metadata.version('tbeast')}"
 
@@ -207,17 +215,25 @@ class Assembly:
             ),
             clock=reactor,
         )  # fmt: skip
+        self.adaptive: NodeList | None = None
+        if self.accounting.cache is not None:
+            self.adaptive = ValkeyAdaptive(self.accounting.cache)
+        elif count > 1:
+            self.adaptive = MemoryAdaptive()
+        self.governing, self.door = self._with_door(count, life)
+        self.lag.listeners.append(self.governing.note_lag)
+
         behind = Behind(
             gate=self.gate, answers=self.answers, ledger=self.accounting.ledger, feeds=self.feeds.status,
             counters=self.counters, now=now, new_id=new_id,
             idle_seconds=lambda: float(self.accounting.parameters.value("http_idle_timeout_seconds")),
-            native=self.native, about=self.about, statistics=self.cluster_stats,
+            native=self.native, about=self.about, statistics=self.cluster_stats, door=self.door,
         )  # fmt: skip
         self.surface = Surface(settings, reactor, behind, BoundPorts(reactor, settings.listen))
         self.workers = None if self.memory is None else self._with_workers(count, self.memory, life)
         self.health = Health(
             answers=self.answers, feeds=self.feeds.status, listening=self._listening, now=now,
-            node=settings.cluster_node, backing=self._backing,
+            node=settings.cluster_node, backing=self._backing, has_prices=self._has("lpo"),
         )  # fmt: skip
         self.metrics = Metrics(
             counters=self.counters, answers=self.answers, feeds=self.feeds.status, now=now, backing=self._backing,
@@ -227,8 +243,49 @@ class Assembly:
                 spool_limit_bytes=settings.spool_limit_mb * 2**20,
                 workers=lambda: {} if self.workers is None else self.workers.processes(),
                 memory_limit_bytes=memory_limit(), lag=self.lag,
+                governor=self.governing.governor, reports=self._worker_reports,
             ),
         )  # fmt: skip
+
+        self.operating = Operating(
+            settings, reactor, now, self.counters,
+            About(settings.cluster_node, metadata.version("tbeast"), life, self.simulated, self.about),
+            OverviewSources(
+                assets=lambda: self.answers.assets, quotes=lambda: self.publishing.last, feeds=self.feeds.status,
+                backing=self._backing, listening=self._listening,
+                metering=lambda: self.accounting.writer.status,
+                waiting=lambda: self.accounting.ledger.requests,
+                recorded=lambda: self.counters.value("usage_requests", "settled"),
+                governor=self.governing.view, cluster=self.cluster_stats,
+            ),
+            accounting=self.accounting, feeds=self.feeds, cluster=self.cluster_stats, governing=self.governing,
+            explainer=self.answers,
+        )  # fmt: skip
+
+    def _with_door(self, count: int, life: str) -> tuple[ConnectionGovernor, Door]:
+        """The door of this process, and who governs it; where there are workers, each has its own."""
+        settings, accounting, reactor, now = self.settings, self.accounting, self.reactor, self.now
+        law = Governor(
+            settings.cluster_node, life, now(), self._max_connections(), settings.cluster_nodes * count,
+            shared=self.adaptive is not None,
+        )  # fmt: skip
+        door = Door(law, reactor, now, self.new_id, self.counters)
+        figures = None if self.native is None else self.native.figures
+        answered = Answered(accounting.ledger.times, self.counters, figures)
+        if count > 1:  # the hub's counters have those of its workers, whose affair they are
+            answered = Answered({}, self.counters, services=("lrs",))
+        governing = ConnectionGovernor(
+            governor=law, life=life, door=door, nodes=self.adaptive, answered=answered, total=self._max_connections,
+            clock=reactor, now=now, counters=self.counters,
+        )  # fmt: skip
+        return governing, door
+
+    def _max_connections(self) -> int:
+        """How many connections there may be of all who share the list; SINGLE takes its part of it by itself."""
+        total = int(self.accounting.parameters.value("max_connections"))
+        # without a shared cache the list of a hub is that of one node
+        is_alone = self.accounting.cache is None and self.adaptive is not None
+        return total // self.settings.cluster_nodes if is_alone else total
 
     def _with_workers(self, count: int, memory: int, life: str) -> Workers:
         """Have workers serve, and this process be their hub: none of the nodes that share limits itself."""
@@ -251,6 +308,7 @@ class Assembly:
             nodes=settings.cluster_nodes * count,
             clock=reactor,
             now=now,
+            adaptive=self.adaptive,
         )
 
         def heard_usage(usage: Mapping[str, tuple[str, int]]) -> None:
@@ -278,7 +336,7 @@ class Assembly:
         parameters = self.accounting.parameters
         return State(
             self.accounting.keyring.is_complete, self.gate.is_shut, self._count_seconds(),
-            float(parameters.value("http_idle_timeout_seconds")),
+            float(parameters.value("http_idle_timeout_seconds")), self._max_connections(),
         )  # fmt: skip
 
     def _count_seconds(self) -> float:
@@ -289,12 +347,22 @@ class Assembly:
         if self.workers is not None:
             self.workers.hub.adopt(assets)
 
+    def _has(self, part: str) -> bool:
+        return part in SERVER_TYPES[self.settings.server_type]
+
     def _qualities(self) -> Mapping[str, int]:
         now = self.now()
         return Counter(self.answers.quality_of(code, now) for code in self.answers.assets.assets)
 
     def _connections(self) -> int:
-        return self.surface.connections + (0 if self.native is None else self.native.connections)
+        """How many connections this node has, its workers' among them as far as they were heard of."""
+        return self.door.connections + sum(report.connections for report in self._worker_reports())
+
+    def _worker_reports(self) -> Iterable[Report]:
+        """What the governors of our workers have told last."""
+        if self.workers is None:
+            return []
+        return [report for report in self.governing.heard if report.node.startswith(f"{self.settings.cluster_node}/")]
 
     def _backing(self) -> Sequence[PartStatus]:
         workers = [] if self.workers is None else self.workers.status()
@@ -312,10 +380,30 @@ class Assembly:
         return root
 
     def _children(self) -> Iterable[Any]:
-        settings, counters, reactor = self.settings, self.counters, self.reactor
+        counters, reactor = self.counters, self.reactor
         parameters = self.accounting.parameters
         yield from self.accounting.services()
         yield self.maps
+        if self._has("lpo"):
+            yield from self._prices()
+        yield from self.accounting.late_services()
+        yield self.lag
+        yield self.cluster_stats
+        yield Periodic("metering watch", self._watch_metering, METERING_WATCH_SECONDS, reactor, counters)
+        if self.workers is None or self._has("lrs"):
+            yield self.governing
+        if self._has("lpo"):
+            yield from self._lpo()
+        if self._has("lrs"):
+            yield from self._lrs()
+        reloads: list[tuple[str, Reload]] = [("parameters", parameters.reload), ("asset map", self.maps.reload)]
+        yield Reloading(reloads, reactor)
+        yield Called("memory", settle_memory, release_memory)
+        yield Called("banner", self._banner)
+
+    def _prices(self) -> Iterable[Any]:
+        """What prices are made of; a node that serves reports alone needs none."""
+        reactor, counters = self.reactor, self.counters
         if self.simulated:
             yield self._lab()
         yield self.publishing
@@ -325,16 +413,6 @@ class Assembly:
         yield Periodic("fallback", self.fallback.look, 1.0, reactor, counters)
         if self.accounting.cache is not None:
             yield self.flushing
-        yield from self.accounting.late_services()
-        yield self.lag
-        yield self.cluster_stats
-        yield Periodic("metering watch", self._watch_metering, METERING_WATCH_SECONDS, reactor, counters)
-        if "lpo" in SERVER_TYPES[settings.server_type]:
-            yield from self._lpo()
-        reloads: list[tuple[str, Reload]] = [("parameters", parameters.reload), ("asset map", self.maps.reload)]
-        yield Reloading(reloads, reactor)
-        yield Called("memory", settle_memory, release_memory)
-        yield Called("banner", self._banner)
 
     def _lpo(self) -> Iterable[Any]:
         yield self.surface.health(health_tree(self.health, self.metrics))
@@ -343,6 +421,13 @@ class Assembly:
         else:
             yield self.workers
             yield Rolling(self.workers, self.reactor)
+
+    def _lrs(self) -> Iterable[Any]:
+        operating = self.operating
+        yield self.surface.health(health_tree(self.health, self.metrics), "lrs health")
+        yield from operating.services()
+        yield from self.surface.reports(self.accounting.reports, operating.operator, operating.pages)
+        yield from operating.late_services()
 
     def _lab(self) -> IService:
         companion = Companion(

@@ -294,6 +294,9 @@ class Settings:
             for name, what in TO_COME.items()
             if self.origins.get(name, DEFAULT) != DEFAULT
         )
+        if self.admin_key is not None and "lrs" not in self.parts:
+            why = f"SERVER_TYPE={self.server_type} has no report surface, where /admin is"
+            lines.append(f"ADMIN_KEY is set and has no effect: {why}")
         return lines
 
 
@@ -307,13 +310,9 @@ _PORTS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
 }
 """Protocol, part of the daemon, the ports on which it listens."""
 
-_PARTS_TO_COME: Final = {"lrs": "reports (LRS)", "webhook": "webhooks"}
+_PARTS_TO_COME: Final = {"webhook": "webhooks"}
 TO_COME: Final = {
-    "TCP_PORT_LRS": "report surface",
-    "HEALTH_PORT_LRS": "report surface",
-    "UDP_PORT_LRS": "report surface",
     "HEALTH_PORT_WEBHOOK": "webhook push",
-    "ADMIN_KEY": "/admin",
 }
 """Settings that are accepted and checked, and what this version lacks to act on them."""
 

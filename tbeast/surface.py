@@ -24,6 +24,7 @@ from twisted.internet.ssl import Certificate, CertificateOptions, KeyPair
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.web.resource import Resource
 
+from tbeast.codecs.openapi.admin import surface as reports_document
 from tbeast.codecs.openapi.prices import prices as prices_document
 from tbeast.codecs.signatures import SpentMacs
 from tbeast.domain.admission import OpenStanding
@@ -34,9 +35,12 @@ from tbeast.interfaces import Now
 from tbeast.native.loading import load
 from tbeast.servers.answers import Answers
 from tbeast.servers.documents import documents
+from tbeast.servers.door import Door
 from tbeast.servers.fastlane import PriceSite
 from tbeast.servers.gate import Gate, Keyring
 from tbeast.servers.lpo import Feeds, NodeStatistics, lpo_pages
+from tbeast.servers.lrs import LrsSite, Operator, Reports, lrs_pages
+from tbeast.servers.lrsudp import ReportDatagrams
 from tbeast.servers.nativelanes import LearningGate, NativeLanes, open_lanes
 from tbeast.servers.site import WebSite, tree
 from tbeast.servers.udp import PriceDatagrams
@@ -56,7 +60,7 @@ class Ports(Protocol):
     """
 
     def tcp(self, name: str, number: int, factory: IProtocolFactory) -> IListeningPort:
-        """Take connections on the port C{number}; C{name} is C{lpo} or C{health}."""
+        """Take connections on the port C{number}; C{name} is that of its listener."""
 
     def udp(self, name: str, number: int, protocol: DatagramProtocol) -> IListeningPort:
         """Take datagrams."""
@@ -89,6 +93,7 @@ class Behind:
     @ivar about: what /stats says of the process beside its counters.
     @ivar statistics: what /stats says of it in numbers.
     @ivar instead: pages that stand in for those of the same name.
+    @ivar door: lets connections in; C{None}: whoever comes is in.
     @ivar spent: the macs that were answered, where other processes answer too; C{None}: the port keeps its own.
     """
 
@@ -105,6 +110,7 @@ class Behind:
     statistics: NodeStatistics | None = None
     instead: Mapping[bytes, Resource] = MappingProxyType({})
     spent: SpentMacs | None = None
+    door: Door | None = None
 
 
 class Surface:
@@ -119,21 +125,15 @@ class Surface:
         self._behind = behind
         self._ports = ports
         self.listening: dict[str, bool] = {}
-        self._sites: list[WebSite] = []
 
-    @property
-    def connections(self) -> int:
-        """How many connections are open, beside those of the native lane and of the health port."""
-        return sum(len(site.connections) for site in self._sites)
-
-    def health(self, pages: Resource) -> IService:
-        """The health port, with these pages."""
-        behind = self._behind
+    def health(self, pages: Resource, name: str = "health") -> IService:
+        """The health port of the price surface, or C{"lrs health"}, with these pages."""
+        behind, settings = self._behind, self._settings
         site = WebSite(
             pages, reactor=self._reactor, now=behind.now, new_id=behind.new_id, counters=behind.counters,
             service="health",
         )  # fmt: skip
-        return self._served(site, self._settings.health_port_lpo)
+        return self._served(site, settings.health_port_lpo if name == "health" else settings.health_port_lrs, name=name)
 
     def prices(self) -> Iterable[IService]:
         """The price surface: HTTP, then UDP."""
@@ -147,8 +147,7 @@ class Surface:
             tree({**pages, **about, **behind.instead}), gate=behind.gate, answers=behind.answers, reactor=self._reactor,
             now=behind.now, new_id=behind.new_id, counters=behind.counters, service="lpo", ledger=behind.ledger,
         )  # fmt: skip
-        self._sites.append(site)
-        yield self._served(site, settings.tcp_port_lpo, secure=True)
+        yield self._served(site, settings.tcp_port_lpo, secure=True, door=behind.door)
         datagrams = PriceDatagrams(
             gate=behind.gate, answers=behind.answers, counters=behind.counters, now=behind.now, ledger=behind.ledger,
             spent=behind.spent, buffer_bytes=settings.udp_buffer_kb * 1024,
@@ -163,19 +162,48 @@ class Surface:
 
         yield self._listener("udp", listen, native.end_datagrams if native is not None else None)
 
-    def _served(self, site: WebSite, number: int, secure: bool = False) -> IService:
+    def reports(
+        self, reports: Reports, operator: Operator | None, pages: Mapping[bytes, Resource]
+    ) -> Iterable[IService]:
+        """The report surface: HTTP, then UDP.
+
+        @param operator: knows the operator, if there is one.
+        @param pages: what else stands on its port.
+        """
+        settings, behind = self._settings, self._behind
+        about = documents(reports_document(VERSION, operator is not None))
+        own = lrs_pages(gate=behind.gate, reports=reports, now=behind.now, operator=operator)
+        site = LrsSite(
+            tree({**own, **about, **pages}), reactor=self._reactor, now=behind.now, new_id=behind.new_id,
+            counters=behind.counters, ledger=behind.ledger,
+        )  # fmt: skip
+        yield self._served(site, settings.tcp_port_lrs, secure=True, door=behind.door)
+        datagrams = ReportDatagrams(
+            gate=behind.gate, reports=reports, counters=behind.counters, now=behind.now, ledger=behind.ledger
+        )
+        yield self._listener("lrs udp", lambda: self._ports.udp("lrs", settings.udp_port_lrs, datagrams))
+
+    def _served(
+        self, site: WebSite, number: int, secure: bool = False, name: str = "", door: Door | None = None
+    ) -> IService:
         factory = self._secured(site) if secure else site
         # under TLS all connections are Twisted's
         native = self._behind.native if factory is site and isinstance(site, PriceSite) else None
+        if door is not None:
+            door.join(site)
+            if native is not None:
+                native.door = door
 
         def listen() -> IListeningPort:
             site.timeOut = self._behind.idle_seconds()
-            port = self._ports.tcp(site.service, number, factory)
+            port = self._ports.tcp(name or site.service, number, factory)
             if native is not None and isinstance(site, PriceSite):
                 native.take_connections(port, site)
+            elif door is not None:
+                door.keep(port, site.service, secured=factory is not site)
             return port
 
-        return self._listener(site.service, listen, native.end_connections if native is not None else None)
+        return self._listener(name or site.service, listen, native.end_connections if native is not None else None)
 
     def _secured(self, site: WebSite) -> IProtocolFactory:
         """The site behind TLS, if there is a certificate."""

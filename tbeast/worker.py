@@ -2,7 +2,8 @@
 
 A worker inherits the line to its hub, the ports and the shelf. It says hello, is told what it must know, and begins to
 listen when the hub has told it everything. Start, in this order: its line to the shared buckets, the counts, the beat,
-the listeners. Stop is the reverse. When the line ends the hub is gone, and nobody may be answered any more.
+its share of the connections, the listeners. Stop is the reverse. When the line ends the hub is gone, and nobody may be
+answered any more.
 """
 
 from __future__ import annotations
@@ -30,15 +31,20 @@ from tbeast.domain import latencies
 from tbeast.domain.assetmap import AssetMap
 from tbeast.domain.counters import Counters
 from tbeast.domain.feedstatus import FeedStatus
+from tbeast.domain.governor import TOTAL, Governor, Tally
+from tbeast.domain.governor import Report as GovernorReport
 from tbeast.domain.hubtime import FollowedClock
 from tbeast.domain.sharedbuckets import Balance, Contact, Hello, Report
 from tbeast.domain.sharedshelf import BYTES, SharedShelf
 from tbeast.domain.usage import Ledger
 from tbeast.errors import CacheUnavailableError
+from tbeast.servers.door import Door
 from tbeast.servers.relayed import RelayedAnswers, relayed_pages
+from tbeast.services.governor import Answered, ConnectionGovernor
 from tbeast.services.lifecycle import Called, OrderedServices
 from tbeast.services.limits import ClusterLimits
 from tbeast.services.periodic import Periodic
+from tbeast.services.reactorlag import ReactorLag
 from tbeast.services.workercounts import WorkerCounts
 from tbeast.services.workerkeys import MirroredKeys
 from tbeast.settings import LAB, Layer, load
@@ -200,6 +206,7 @@ class Room:
         latencies.bring(self.ledger.times, self.counters)
         self.keys = MirroredKeys()
         self.idle_seconds = 60.0
+        self.max_connections = TOTAL
         line = HubLine(worker.link)
         self.limits = ClusterLimits(line, welcome.name, welcome.life, welcome.nodes, reactor, now, self.counters)
         self.memory = mapped(hubwords.SHELF, BYTES, writable=False)
@@ -212,6 +219,18 @@ class Room:
             counters=self.counters, simulated=self.settings.feeds == LAB,
         )  # fmt: skip
         self.counts = WorkerCounts(worker.link, self.ledger, self.counters, reactor, 0.05)
+        # workers bear few names in turn, so the hub's life alone does not tell them apart
+        life = f"{welcome.life}.{worker.pid}"
+        law = Governor(welcome.name, life, now(), self.max_connections, welcome.nodes)
+        self.door = Door(law, reactor, now, worker.new_id, self.counters)
+        figures = None if self.native is None else self.native.figures
+        self.governing = ConnectionGovernor(
+            governor=law, life=life, door=self.door, nodes=HubNodes(worker.link),
+            answered=Answered(self.ledger.times, self.counters, figures, ("lpo",)),
+            total=lambda: self.max_connections, clock=reactor, now=now, counters=self.counters,
+        )  # fmt: skip
+        self.lag = ReactorLag(reactor, self.counters)
+        self.lag.listeners.append(self.governing.note_lag)
         self.beat = Periodic("beat", self._beat, BEAT_SECONDS, reactor, self.counters)
         behind = Behind(
             gate=self.gate, answers=self.answers, ledger=self.ledger, feeds=_no_feeds, counters=self.counters, now=now,
@@ -219,6 +238,7 @@ class Room:
             instead=relayed_pages(self.gate, self.answers, line, reactor, now),
             native=self.native,
             spent=SharedSpentMacs(mapped(hubwords.MACS, MACS_BYTES, writable=True), hubwords.MACS, worker.pid),
+            door=self.door,
         )  # fmt: skip
         self.ports = InheritedPorts(reactor, self.settings.listen, hubwords.TCP_PORT, hubwords.UDP_PORT)
         self.surface = Surface(self.settings, reactor, behind, self.ports)
@@ -232,6 +252,7 @@ class Room:
         self.gate.is_shut = state.is_shut
         self.idle_seconds = state.idle_seconds
         self.counts.set_every(state.count_seconds)
+        self.max_connections = state.max_connections
 
     async def rest(self, seconds: float) -> None:
         """Take nothing new, and wait until the connections have ended and the datagrams are answered, but no longer
@@ -269,6 +290,8 @@ class Room:
         yield self.counts
         yield Called("time", self._first_beats)
         yield self.beat
+        yield self.lag
+        yield self.governing
         yield from self.surface.prices()
 
     def _sites(self) -> list[Any]:
@@ -319,6 +342,26 @@ class HubLine:
             return await self._link.ask(word, text)
         except LinkError as error:
             raise CacheUnavailableError(str(error)) from None
+
+
+class HubNodes:
+    """What the hub is to a worker's governor: L{tbeast.services.governor.NodeList}."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    async def exchange(
+        self, report: GovernorReport, gone: Sequence[GovernorReport], tally: Tally
+    ) -> list[GovernorReport]:
+        """See L{tbeast.services.governor.NodeList.exchange}."""
+        try:
+            text = await self._link.ask(hubwords.ADAPTIVE, hubwords.encode_adaptive(report, gone, tally))
+        except LinkError as error:
+            raise CacheUnavailableError(str(error)) from None
+        return hubwords.decode_governor_reports(text)
+
+    async def leave(self, node: str, life: str) -> None:
+        """Do nothing: the hub takes the report out when the process has gone."""
 
 
 def _no_feeds() -> Sequence[FeedStatus]:

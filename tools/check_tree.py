@@ -20,7 +20,7 @@ LEFT_OVER = re.compile(r"\b(TO" r"DO|FIX" r"ME|XX" r"X)\b")
 PLACE = re.compile(r"(?<![\w.~-])/(?:wo" r"rk|ro" r"ot|ho" r"me|t" r"mp)/[\w.-]")
 NEVER = ("twisted/__init__.py", "twisted/plugins/__init__.py")
 LOCKS = ("run", "test", "dev")
-EXTRAS = {"EMBEDDED": "run"}
+EXTRAS = {"EMBEDDED": "run", "BROWSER": "dev"}
 """A list of setup.py: the lock that brings it, where that has another name."""
 
 

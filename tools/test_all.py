@@ -19,6 +19,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from threading import Timer
 from types import MappingProxyType
@@ -55,10 +56,24 @@ def can_build() -> bool:
     return is_for_us and shutil.which(os.environ.get("CC") or compiler) is not None and headers.exists()
 
 
+BROWSING = (
+    "tbeast.test.integration.test_operatorpage.PageTests.",
+    "tbeast.test.integration.test_operatorpage.DaemonInABrowserTests.",
+)
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+def can_browse() -> bool:
+    """Whether there is a browser to look at the operator's page with, and what drives it."""
+    return find_spec("playwright") is not None and any(shutil.which(name) for name in BROWSERS)
+
+
 def excuse(name: str) -> str | None:
     """Why this test may be skipped; C{None}: it may not."""
     if name.startswith(NATIVE) and not can_build():
         return "the native parts cannot be built here: no C compiler, no Python.h, or not Linux and CPython"
+    if name.startswith(BROWSING) and not can_browse():
+        return f"there is no browser here to look at the operator's page with: none of {', '.join(BROWSERS)} on PATH"
     return EXCUSED.get(name)
 
 

@@ -24,6 +24,9 @@ WANTED = (
     "tbeast/py.typed",
     "tbeast/data/assets.csv",
     "tbeast/data/stablecoins.csv",
+    "tbeast/data/ui/page.html",
+    "tbeast/data/ui/page.js",
+    "tbeast/data/ui/page.css",
     "twisted/plugins/tbeast_plugin.py",
 )
 NEVER = ("twisted/__init__.py", "twisted/plugins/__init__.py")

@@ -87,6 +87,30 @@ class _Nothing(Struct, forbid_unknown_fields=True):
 _T = TypeVar("_T", bound=Struct)
 
 
+def schemas() -> dict[str, dict[str, Any]]:
+    """The bodies as JSON Schema, by name: NewKey, Edit, Grace, KeyId, Value, Drop, Full, Most and Nothing."""
+    kinds = (_NewKey, _Edit, _Grace, _KeyId, _Value, _Drop, _Full, _Most, _Nothing)
+    written, parts = msgspec.json.schema_components(kinds, ref_template="{name}")
+    found: dict[str, Any] = {
+        kind.__name__.lstrip("_"): _whole(one, parts) for kind, one in zip(kinds, written, strict=True)
+    }
+    return found
+
+
+def _whole(schema: Any, parts: Mapping[str, Any]) -> Any:
+    """A schema with what it refers to in it."""
+    if isinstance(schema, dict):
+        if "$ref" in schema:
+            return _whole(parts[schema["$ref"]], parts)
+        # a title is the name of a class of ours, and a default of an object is one that says nothing
+        return {
+            name: _whole(one, parts)
+            for name, one in schema.items()
+            if name != "title" and not (name == "default" and one == {})
+        }
+    return [_whole(one, parts) for one in schema] if isinstance(schema, list) else schema
+
+
 def new_key(body: bytes) -> NewKey | Problem:
     """Read the body of C{POST /admin/keys}."""
     read = _read(body, _NewKey)

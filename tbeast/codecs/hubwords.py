@@ -2,8 +2,8 @@
 
 A worker asks C{hello} first. The answer is a L{Welcome}; after it the hub tells the assets, the state, every account
 and what keys have used, and asks C{serve}, which is answered when the worker listens. From then on it tells every
-change. The worker tells what it has counted, asks for the time, for leases on the shared buckets, and for whatever does
-not lie on the shared shelf. C{retire} ends it.
+change. The worker tells what it has counted, asks for the time, for leases on the shared buckets, for its share of the
+connections, and for whatever does not lie on the shared shelf. C{retire} ends it.
 
 Both ends are of one version and one machine, and the line between them is nobody else's: what does not read as it
 should is a mistake of ours, and raises.
@@ -20,6 +20,8 @@ from attrs import astuple, frozen
 from tbeast.codecs.pricequeries import PriceQuery
 from tbeast.codecs.problems import Problem
 from tbeast.domain.assetmap import AssetMap, FeedRow, ListingRow, from_rows, rows_of
+from tbeast.domain.governor import TOTAL, Tally
+from tbeast.domain.governor import Report as GovernorReport
 from tbeast.domain.keys import Account
 from tbeast.domain.plans import Plan
 from tbeast.domain.sharedbuckets import Balance, Contact, Hello, Report
@@ -42,6 +44,7 @@ COUNT: Final = b"count"
 LOOK: Final = b"look"
 EXCHANGE: Final = b"exchange"
 LEAVE: Final = b"leave"
+ADAPTIVE: Final = b"adaptive"
 PRICE: Final = b"price"
 PAGE: Final = b"page"
 
@@ -88,12 +91,14 @@ class State:
     @ivar is_shut: whether nobody is to be admitted, because nothing can be recorded.
     @ivar count_seconds: how often it is to tell what it has counted.
     @ivar idle_seconds: how long a connection may be idle.
+    @ivar max_connections: how many there may be, of all who share them.
     """
 
     has_all_keys: bool
     is_shut: bool
     count_seconds: float
     idle_seconds: float
+    max_connections: int = TOTAL
 
 
 @frozen
@@ -186,6 +191,8 @@ decode_seconds = msgspec.msgpack.Decoder(float).decode
 decode_node = msgspec.msgpack.Decoder(str).decode
 decode_contact = msgspec.msgpack.Decoder(Contact).decode
 decode_exchanged = msgspec.msgpack.Decoder(tuple[Contact, list[Balance]]).decode
+decode_adaptive = msgspec.msgpack.Decoder(tuple[GovernorReport, list[GovernorReport], Tally]).decode
+decode_governor_reports = msgspec.msgpack.Decoder(list[GovernorReport]).decode
 decode_page_query = msgspec.msgpack.Decoder(tuple[str, bytes]).decode
 
 _decode_assets = msgspec.msgpack.Decoder(tuple[list[FeedRow], list[ListingRow]]).decode
@@ -263,6 +270,11 @@ def decode_exchange(text: bytes) -> tuple[Hello, list[Report]]:
     """Read what a node says to the shared buckets."""
     hello, reports = _decode_exchange(text)
     return hello, [Report(*report) for report in reports]
+
+
+def encode_adaptive(report: GovernorReport, gone: Sequence[GovernorReport], tally: Tally) -> bytes:
+    """Write what a governor says to the list; see L{tbeast.services.governor.NodeList.exchange}."""
+    return encode((report, list(gone), tally))
 
 
 def encode_query(query: PriceQuery, asked_at: float) -> bytes:

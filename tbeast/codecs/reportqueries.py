@@ -81,6 +81,14 @@ NOT_KEPT: Final = "not_kept"
 BAD_CURSOR: Final = "bad_cursor"
 OTHER_QUERY: Final = "cursor_of_another_query"
 
+_CODES: Final = {
+    DUPLICATE: "duplicate_parameter",
+    UNKNOWN: "unknown_parameter",
+    BAD_CURSOR: "bad_cursor",
+    OTHER_QUERY: "bad_cursor",
+}
+"""The code of a refusal whose faults are all of this kind."""
+
 MOST_FAULTS: Final = 10
 _SHOWN: Final = 40
 
@@ -365,7 +373,8 @@ def _range(
 
 def _problem(faults: list[Fault]) -> Problem:
     told = faults[:MOST_FAULTS]
-    code = "duplicate_parameter" if all(fault.reason == DUPLICATE for fault in faults) else "malformed_parameter"
+    codes = {_CODES.get(fault.reason, "malformed_parameter") for fault in faults}
+    code = codes.pop() if len(codes) == 1 else "malformed_parameter"
     detail = " ".join(f"{fault.parameter}: {fault.detail}" for fault in told)
     if len(faults) > len(told):
         detail += f" And {len(faults) - len(told)} more."

@@ -31,6 +31,7 @@ FAMILIES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "limit_reports": ("Keys whose limits were told to the shared limits", ()),
     "usage_batches": ("Batches of usage, by what became of them", ("outcome",)),
     "usage_rows": ("Rows of usage that the database has taken, or set aside", ("outcome",)),
+    "usage_requests": ("Requests whose rows the database has taken, or set aside", ("outcome",)),
     "usage_journal_refusals": ("Batches that the journal did not take, by reason", ("reason",)),
     "usage_journal_damaged": ("Records of the journal that could not be read, and were kept aside", ()),
     "usage_journal_cut_off": ("Records that a crash had cut off at the end of a journal", ()),

@@ -5,6 +5,11 @@
  * buffers here: what was received is answered and sent in the same call, or the connection leaves with what was received
  * and what could not be sent, and Python goes on with it. So nothing that a client does can make memory grow here.
  *
+ * Where there is no room for one more connection it is refused as it is taken: told so, with bytes that lie ready, and
+ * ended. It is held for a moment with our half closed, since to close a socket over unread bytes, or under bytes that
+ * still come, resets the connection, and the client would lose what it was told. Few are refused between two looks at
+ * those inside, and few are held at a time, so that a flood is no affair of theirs.
+ *
  * The limits of a key live in Python, in a Standing; its fields are read and written where they lie, in slots whose
  * places are looked up once. Only the plain case is decided here, as Standing.admit and LeasedStanding.admit would; in
  * every other one they are called.
@@ -134,6 +139,10 @@ static PyTypeObject Holder_Type = {
 
 enum { RECEIVED_MOST = 65536, SENT_MOST = 131072 };
 enum { IN_A_ROW_MOST = 320 }; /* so many answers to one client, which leaves with the rest: others want their turn */
+enum { REFUSALS_A_ROUND = 4, REFUSED_HELD_MOST = 256 };
+enum { ANSWERS_A_REFUSAL = 32 }; /* while those inside ask: a refusal costs as much as a few answers */
+static const double REFUSED_HELD_SECONDS = 1.0;
+enum { TIMES = 32 }; /* as tbeast.domain.latencies.BUCKETS */
 enum { EVENTS_A_ROUND = 256, ACCEPTS_A_ROUND = 64, DATAGRAMS_A_ROUND = 64, ROUNDS_OF_DATAGRAMS = 4 };
 enum { LUCK_MOST = 8, LUCK_LOST = 3 };
 static const double SOON = 2.0; /* moments between two turns; to be woken takes one of them */
@@ -145,6 +154,11 @@ typedef struct {
     uint8_t returns; /* how often it has come back from Python since it was last of any use here */
     double active_at;
 } connection;
+
+typedef struct {
+    int descriptor;
+    double until;
+} held;
 
 typedef struct {
     PyObject_HEAD
@@ -166,7 +180,13 @@ typedef struct {
     connection *connections; /* by descriptor */
     int connections_size, oldest, newest;
     long long open_connections;
-    unsigned long long accepted, idled, left, returned, exhausted, requests, answers, unsendable;
+    int room;          /* for so many connections; -1: for any */
+    PyObject *refusal; /* bytes: what others are told; NULL: nothing */
+    held refused_held[REFUSED_HELD_MOST]; /* in a ring, the oldest at first_held */
+    int first_held, held_count;
+    unsigned long long accepted, idled, left, returned, exhausted, refused, requests, answers, unsendable;
+    unsigned long long answered_at_refusal; /* HTTP and UDP, when a refusal was due last */
+    unsigned long long microseconds, times[TIMES]; /* that the answers took; how many, by the binary length of those */
     double turn_began, now_at_turn; /* what the clocks said at the beginning of the turn */
     double turn_ended;              /* and at the end of the one before */
     double budget, linger;
@@ -359,7 +379,11 @@ static void count(Lanes *self, Holder *holder, unsigned slot, const hot_reply *r
                   double since) {
     hot_tally *tally = hot_tallies_entry(&self->tallies, holder, slot, reply, protocol, now);
     if (tally->requests == 0) Py_INCREF(holder);
-    hot_count(tally, (uint64_t)((uptime() - since) * 1e6));
+    uint64_t took_us = (uint64_t)((uptime() - since) * 1e6);
+    int bits = took_us ? 64 - __builtin_clzll(took_us) : 0;
+    self->microseconds += took_us;
+    self->times[bits < TIMES ? bits : TIMES - 1]++;
+    hot_count(tally, took_us);
 }
 
 /* ---- connections ---- */
@@ -452,8 +476,54 @@ static int take_connection(Lanes *self, int descriptor, double up) {
     return 0;
 }
 
-static void accept_some(Lanes *self, double up) {
+/* Close a connection whose client was told all there is to tell; what it has sent by now is read away before. */
+static void close_told(Lanes *self, int descriptor) {
+    (void)!recv(descriptor, self->received, RECEIVED_MOST, MSG_DONTWAIT);
+    close(descriptor);
+}
+
+/* Close those refused whose moment is over, or all of them. */
+static void close_held(Lanes *self, double up) {
+    while (self->held_count && self->refused_held[self->first_held].until <= up) {
+        close_told(self, self->refused_held[self->first_held].descriptor);
+        self->first_held = (self->first_held + 1) % REFUSED_HELD_MOST;
+        self->held_count--;
+    }
+}
+
+static void refuse(Lanes *self, int descriptor, double up) {
+    Py_ssize_t length = self->refusal == NULL ? 0 : PyBytes_GET_SIZE(self->refusal);
+    self->refused++;
+    /* with MSG_MORE it leaves together with our end, in one segment */
+    if (!length || send(descriptor, PyBytes_AS_STRING(self->refusal), (size_t)length, MSG_NOSIGNAL | MSG_MORE) != length ||
+        shutdown(descriptor, SHUT_WR) || (self->highest >= 0 && descriptor >= self->highest)) {
+        close_told(self, descriptor);
+        return;
+    }
+    if (self->held_count == REFUSED_HELD_MOST) close_held(self, self->refused_held[self->first_held].until);
+    int place = (self->first_held + self->held_count++) % REFUSED_HELD_MOST;
+    self->refused_held[place] = (held){descriptor, up + REFUSED_HELD_SECONDS};
+}
+
+/* How many may be refused in this round. */
+static int refusals_due(Lanes *self, bool others) {
+    unsigned long long answered = self->requests + self->answers, more = answered - self->answered_at_refusal;
+    if (!others) {
+        self->answered_at_refusal = answered;
+        return REFUSALS_A_ROUND;
+    }
+    int due = more / ANSWERS_A_REFUSAL < REFUSALS_A_ROUND ? (int)(more / ANSWERS_A_REFUSAL) : REFUSALS_A_ROUND;
+    if (due) self->answered_at_refusal = answered;
+    return due;
+}
+
+/* others: whether there are others who want something just now. */
+static void accept_some(Lanes *self, double up, bool others) {
+    int due = -1;
     for (int count = 0; count < ACCEPTS_A_ROUND; count++) {
+        bool full = self->room >= 0 && self->open_connections >= self->room;
+        if (full && due < 0) due = refusals_due(self, others);
+        if (full && !due--) return;
         int descriptor = accept4(self->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (descriptor < 0) {
             if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
@@ -463,6 +533,10 @@ static void accept_some(Lanes *self, double up) {
                 continue;
             }
             return;
+        }
+        if (full) {
+            refuse(self, descriptor, up);
+            continue;
         }
         if (take_connection(self, descriptor, up)) {
             close(descriptor);
@@ -490,6 +564,7 @@ static int leave(Lanes *self, int descriptor, const uint8_t *received, size_t re
     }
     Py_DECREF(one);
     forget(self, descriptor);
+    if (self->room > 0) self->room--; /* it goes on elsewhere: its place is not free */
     self->left++;
     return 0;
 }
@@ -811,7 +886,7 @@ static PyObject *lanes_turn(Lanes *self, PyObject *const *arguments, Py_ssize_t 
             if (descriptor == self->datagrams) {
                 failed = serve_datagrams(self, &others) < 0;
             } else if (descriptor == self->listener) {
-                accept_some(self, up);
+                accept_some(self, up, ready > 1);
             } else if (descriptor < self->connections_size && self->connections[descriptor].open) {
                 failed = serve(self, descriptor, up, &left);
             }
@@ -1076,7 +1151,10 @@ static PyObject *lanes_tell(Lanes *self, PyObject *Py_UNUSED(ignored)) {
     return told;
 }
 
-PyDoc_STRVAR(expire_doc, "expire(seconds) -> int\n\nEnd the connections that have asked nothing for so long; how many.");
+PyDoc_STRVAR(expire_doc,
+             "expire(seconds) -> int\n\n"
+             "End the connections that have asked nothing for so long; how many. Those that were refused a moment ago are\n"
+             "closed. To be called once in a while.");
 
 static PyObject *lanes_expire(Lanes *self, PyObject *argument) {
     double seconds = PyFloat_AsDouble(argument), up = uptime();
@@ -1087,6 +1165,7 @@ static PyObject *lanes_expire(Lanes *self, PyObject *argument) {
         ended++;
     }
     self->idled += (unsigned long)ended;
+    close_held(self, up);
     if (self->epoll >= 0) watch_listener(self, true);
     return PyLong_FromLong(ended);
 }
@@ -1146,6 +1225,7 @@ static PyObject *lanes_end_listening(Lanes *self, PyObject *Py_UNUSED(ignored)) 
     if (self->epoll >= 0) watch_listener(self, false);
     self->listener = -1;
     while (self->oldest >= 0) end_connection(self, self->oldest);
+    close_held(self, INFINITY);
     Py_RETURN_NONE;
 }
 
@@ -1169,21 +1249,34 @@ static PyObject *lanes_fileno(Lanes *self, PyObject *Py_UNUSED(ignored)) { retur
 
 PyDoc_STRVAR(figures_doc,
              "figures() -> dict\n\nconnections (open now), accepted, idled (ended for idleness), left (handed over),\n"
-             "returned (taken back), exhausted (times without descriptors), requests (answered over HTTP), answers (over\n"
-             "UDP, of which unsendable could not be sent), keys, kinds and waiting (entries and requests that drain would\n"
-             "give).");
+             "returned (taken back), exhausted (times without descriptors), refused (there being no room), requests (answered\n"
+             "over HTTP), answers (over UDP, of which unsendable could not be sent), microseconds (that all of these took),\n"
+             "times (how many took how long: 32 counts, by the binary length of the microseconds), keys, kinds and waiting\n"
+             "(entries and requests that drain would give).");
 
 static PyObject *lanes_figures(Lanes *self, PyObject *Py_UNUSED(ignored)) {
     unsigned long long waiting = 0;
     for (uint32_t at = 0; at < self->tallies.count; at++) waiting += self->tallies.entries[at].requests;
-    return Py_BuildValue("{sLsKsKsKsKsKsKsKsKsnsIsK}", "connections", self->open_connections, "accepted", self->accepted,
-                         "idled", self->idled, "left", self->left, "returned", self->returned, "exhausted", self->exhausted, "requests",
-                         self->requests, "answers", self->answers, "unsendable", self->unsendable, "keys",
-                         (Py_ssize_t)self->live, "kinds", self->tallies.count, "waiting", waiting);
+    PyObject *times = PyList_New(TIMES);
+    if (times == NULL) return NULL;
+    for (int bits = 0; bits < TIMES; bits++) {
+        PyObject *number = PyLong_FromUnsignedLongLong(self->times[bits]);
+        if (number == NULL) {
+            Py_DECREF(times);
+            return NULL;
+        }
+        PyList_SET_ITEM(times, bits, number);
+    }
+    return Py_BuildValue("{sLsKsKsKsKsKsKsKsKsKsKsNsnsIsK}", "connections", self->open_connections, "accepted",
+                         self->accepted, "idled", self->idled, "left", self->left, "returned", self->returned,
+                         "exhausted", self->exhausted, "refused", self->refused, "requests", self->requests, "answers",
+                         self->answers, "unsendable", self->unsendable, "microseconds", self->microseconds, "times",
+                         times, "keys", (Py_ssize_t)self->live, "kinds", self->tallies.count, "waiting", waiting);
 }
 
 static void let_go(Lanes *self) {
     while (self->oldest >= 0) end_connection(self, self->oldest);
+    close_held(self, INFINITY);
     if (self->epoll >= 0) close(self->epoll);
     self->epoll = self->listener = self->datagrams = -1;
 }
@@ -1241,7 +1334,7 @@ static PyObject *lanes_new(PyTypeObject *type, PyObject *arguments, PyObject *na
     Lanes *self = (Lanes *)type->tp_alloc(type, 0);
     if (self == NULL) return NULL;
     self->epoll = self->listener = self->datagrams = self->oldest = self->newest = -1;
-    self->highest = -1;
+    self->highest = self->room = -1;
     self->segmenting = true;
     self->budget = budget;
     self->linger = linger < 0.001 ? linger : 0.001;
@@ -1281,6 +1374,7 @@ static void lanes_dealloc(Lanes *self) {
     hot_tallies_close(&self->tallies);
     free(self->connections);
     if (self->memory.obj != NULL) PyBuffer_Release(&self->memory);
+    Py_XDECREF(self->refusal);
     Py_XDECREF(self->holders);
     Py_XDECREF(self->standings.type);
     Py_XDECREF(self->buckets.type);
@@ -1313,7 +1407,21 @@ static PyObject *lanes_kinds(Lanes *self, void *Py_UNUSED(closure)) {
     return PyLong_FromUnsignedLong(self->tallies.count);
 }
 
+static PyObject *lanes_refusal(Lanes *self, void *Py_UNUSED(closure)) {
+    return self->refusal == NULL ? PyBytes_FromStringAndSize(NULL, 0) : Py_NewRef(self->refusal);
+}
+
+static int set_refusal(Lanes *self, PyObject *refusal, void *Py_UNUSED(closure)) {
+    if (refusal == NULL || !PyBytes_CheckExact(refusal)) {
+        PyErr_SetString(PyExc_TypeError, "a refusal is bytes");
+        return -1;
+    }
+    Py_XSETREF(self->refusal, Py_NewRef(refusal));
+    return 0;
+}
+
 static PyGetSetDef lanes_properties[] = {
+    {"refusal", (getter)lanes_refusal, (setter)set_refusal, "What connections are told for which there is no room.", NULL},
     {"kinds", (getter)lanes_kinds, NULL, "How many rows drain would give.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
@@ -1321,6 +1429,11 @@ static PyGetSetDef lanes_properties[] = {
 static PyMemberDef lanes_members[] = {
     {"highest", T_INT, offsetof(Lanes, highest), 0,
      "The highest descriptor that a connection may have, so that some are left for others; -1: any."},
+    {"room", T_INT, offsetof(Lanes, room), 0,
+     "For how many connections there is room here; others are refused. One less whenever a connection is handed over,\n"
+     "until it is set anew. -1: for any."},
+    {"connections", T_LONGLONG, offsetof(Lanes, open_connections), READONLY, "How many there are."},
+    {"refused", T_ULONGLONG, offsetof(Lanes, refused), READONLY, "How many were refused because there was no room."},
     {"luck", T_INT, offsetof(Lanes, luck), READONLY,
      "How well it went lately to wait awake for more questions; below 0: that is not done."},
     {"shut", T_BOOL, offsetof(Lanes, shut), 0, "Whether nothing is answered here, and everything handed over."},

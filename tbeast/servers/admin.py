@@ -49,6 +49,9 @@ PLACES: Final = (
     ("GET", "/admin/cluster-stats", "The statistics of every node, and added up."),
     ("GET", "/admin/governor", "The governor of connections."),
     ("POST", "/admin/governor", "Sets max_connections."),
+    ("GET", "/admin/ui", "The operator's page, for a browser."),
+    ("GET", "/admin/events", "What the page is told, as server-sent events."),
+    ("GET", "/admin/explain/{asset}", "How a price comes about."),
 )
 """What there is: method, path, and a sentence."""
 

@@ -281,7 +281,7 @@ class FastLane(WebChannel):
     def pauseProducing(self) -> None:
         """The client does not read."""
         self._is_open = False
-        super().pauseProducing()  # type: ignore[no-untyped-call]
+        super().pauseProducing()
 
     def readConnectionLost(self) -> None:
         """The client sends no more."""

@@ -10,6 +10,8 @@
     and none would answer for the others.
   - C{/metrics}: Prometheus.
 
+A node that serves reports alone has no prices, and needs none; but it cannot serve without its database.
+
 Nothing here wants a key.
 """
 
@@ -44,15 +46,21 @@ class Health:
     """
 
     def __init__(
-        self, *, answers: Answers, feeds: Feeds, listening: Listening, now: Now, node: str, backing: Backing = tuple
-    ) -> None:
+        self, *, answers: Answers, feeds: Feeds, listening: Listening, now: Now, node: str, backing: Backing = tuple,
+        has_prices: bool = True,
+    ) -> None:  # fmt: skip
+        """Set it up.
+
+        @param has_prices: whether the node is there for prices too.
+        """
         self._answers = answers
         self._feeds = feeds
         self._listening = listening
         self._backing = backing
         self._now = now
         self._node = node
-        self._warm = False
+        self._has_prices = has_prices
+        self._warm = not has_prices
         self.started_at = now()
 
     def health(self) -> tuple[bool, dict[str, Any]]:
@@ -91,14 +99,19 @@ class Health:
 
     def _expected(self) -> int:
         """How many assets should have a price without anybody asking."""
+        if not self._has_prices:
+            return 0
         return sum(not is_on_demand(asset) for asset in self._answers.assets.assets.values())
 
     def _reasons(self, priced: int) -> list[str]:
         reasons = [f"the listener {name} is not up" for name, is_up in self._listening().items() if not is_up]
         if not priced and self._expected():
             reasons.append("no asset has a fresh price")
-        reasons += [f"{part.name}: {part.why or part.state}" for part in self._backing() if part.blocks]
+        reasons += [f"{part.name}: {part.why or part.state}" for part in self._backing() if self._blocks(part)]
         return reasons
+
+    def _blocks(self, part: PartStatus) -> bool:
+        return part.blocks or (not self._has_prices and part.name == "database" and part.state != "up")
 
     def _about(self, priced: int) -> dict[str, Any]:
         about: dict[str, Any] = {

@@ -10,6 +10,9 @@ Three things keep the two in step:
    when anything about it has changed. How a key stands lies in one place, which both read and write.
  - What was answered natively is counted there, beside the ledger, until the ledger's rows leave.
  - What the native part was refused was asked at the gate already, and is not asked again.
+
+How many connections there may be is said by the door (see L{tbeast.servers.door}); there, a connection that moves stays
+one.
 """
 
 from __future__ import annotations
@@ -30,13 +33,17 @@ from tbeast.codecs.datagrams import UNSENDABLE
 from tbeast.domain.admission import ADMITTED, OpenStanding, Standing, Verdict
 from tbeast.domain.counters import Counters
 from tbeast.domain.keys import Account
+from tbeast.domain.latencies import BUCKETS, UP_TO_US
+from tbeast.domain.latencies import FAMILY as RESPONSE_TIMES
 from tbeast.domain.leases import LeasedStanding, Line
 from tbeast.domain.ratelimits import TokenBucket
 from tbeast.domain.usage import Kind, Ledger, Row
 from tbeast.interfaces import Now
 from tbeast.servers.answers import SHELF
+from tbeast.servers.door import FAMILY as REFUSED_CONNECTIONS
 from tbeast.servers.fastlane import PriceSite
 from tbeast.servers.gate import Gate, Keyring
+from tbeast.servers.site import IDLE
 
 SERVICE: Final = "lpo"
 EXPIRE_SECONDS: Final = 1.0
@@ -50,6 +57,17 @@ class Lanes(Protocol):
 
     parting: bool
     highest: int
+
+    room: int
+    refusal: bytes
+
+    @property
+    def connections(self) -> int:
+        """How many there are."""
+
+    @property
+    def refused(self) -> int:
+        """How many there was no room for."""
 
     def turn(self, now: float, date: bytes, /) -> tuple[list[Any], list[Any]] | None:
         """Serve what is ready; give what must be handed over."""
@@ -94,7 +112,7 @@ class Lanes(Protocol):
     def fileno(self) -> int:
         """What the reactor watches."""
 
-    def figures(self) -> dict[str, int]:
+    def figures(self) -> dict[str, Any]:
         """Counts."""
 
     def close(self) -> None:
@@ -109,6 +127,16 @@ class Drained(Protocol):
 
     def rows(self, start: int, stop: int, /) -> list[tuple[str, str, str, str, float, int, int, int]]:
         """Some: key id, protocol, asset, source, when the first was answered, requests, microseconds, longest."""
+
+
+class Doorkeeper(Protocol):
+    """What lanes need of L{tbeast.servers.door.Door}."""
+
+    def take_lanes(self, lanes: Lanes) -> None:
+        """Say from now on for how many connections there is room in them."""
+
+    def moved(self) -> None:
+        """Connections have come or gone outside of the lanes."""
 
 
 class DrainedRows(Sequence[Row]):
@@ -199,7 +227,10 @@ class NativeLanes:
     """The lanes of one process.
 
     @param lanes: the native part.
+    @ivar door: says for how many connections there is room; C{None}: there is for any.
     """
+
+    door: Doorkeeper | None = None
 
     _log = Logger()
 
@@ -214,6 +245,7 @@ class NativeLanes:
         self._protocol: Any = None
         self._users = 0
         self._told: dict[str, int] = {}
+        self._times = [0] * BUCKETS
         self._exhausted = 0
         self._is_exhausted = False
         self._expiry: IDelayedCall | None = None
@@ -261,7 +293,11 @@ class NativeLanes:
     @property
     def connections(self) -> int:
         """How many there are in the lane."""
-        return self._lanes.figures()["connections"]
+        return self._lanes.connections
+
+    def figures(self) -> dict[str, Any]:
+        """Counts of the native part."""
+        return self._lanes.figures()
 
     def take_connections(self, port: Any, site: PriceSite) -> None:
         """Serve the connections of a port; those that leave the lane are C{site}'s."""
@@ -273,6 +309,8 @@ class NativeLanes:
         port.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._lanes.listen(port.fileno())
         self._lanes.highest = highest_descriptor(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        if self.door is not None:
+            self.door.take_lanes(self._lanes)
         self._take_spare()
         self._begin()
         self._plan_expiry()
@@ -302,6 +340,8 @@ class NativeLanes:
             # the client is gone already; or there was no descriptor for what else the connection needs
             if adopting.protocol is not None and adopting.protocol.transport is not None:
                 adopting.protocol.transport.abortConnection()
+            if self.door is not None:
+                self.door.moved()  # its place is free
             return
         finally:
             os.close(descriptor)
@@ -373,7 +413,8 @@ class NativeLanes:
     @property
     def requests(self) -> int:
         """See L{tbeast.domain.usage.Tallies.requests}."""
-        return self._lanes.figures()["waiting"]
+        waiting: int = self._lanes.figures()["waiting"]
+        return waiting
 
     def drain(self) -> DrainedRows:
         """See L{tbeast.domain.usage.Tallies.drain}."""
@@ -394,6 +435,11 @@ class NativeLanes:
                 self._told[name] = figures[name]
                 for key in keys:
                     counts[key] = counts.get(key, 0) + more
+        for label, times, known in zip(UP_TO_US, figures["times"], self._times, strict=True):
+            if times != known:
+                timed = (RESPONSE_TIMES, SERVICE, label)
+                counts[timed] = counts.get(timed, 0) + times - known
+        self._times = figures["times"]
 
 
 _COUNTED: Final = {
@@ -403,7 +449,8 @@ _COUNTED: Final = {
     "accepted": (("lane_connections", "accepted"),),
     "left": (("lane_connections", "left"),),
     "returned": (("lane_connections", "returned"),),
-    "idled": (("lane_connections", "idle"),),
+    "idled": (("lane_connections", "idle"), ("slow_clients", SERVICE, IDLE)),
+    "refused": ((REFUSED_CONNECTIONS, SERVICE),),
     "exhausted": (("lane_connections", "no_descriptor"),),
 }
 """A figure of the native part: the counters that it adds to."""

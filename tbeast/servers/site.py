@@ -8,6 +8,9 @@ the client can see the 413; what is larger still is answered at once and cut off
 
 Requests may be sent ahead of their answers, but only L{AT_A_TIME} of one client are answered in a turn of the reactor,
 and none while it leaves earlier answers unread: no client keeps the others waiting, nor fills our memory with answers.
+Answers that fill its buffer must be read within the idle timeout, and smaller ones must have been sent when the
+connection has been idle for so long: else it is cut off. Who was ended for such a reason is counted by it
+(L{SLOW_HEAD}, also for a body; L{SLOW_READ}; L{IDLE}).
 
 When the port closes, its connections end with it: at once, or after the answer that one waits for. An answer that
 comes when the ledger is closed already is not given: the connection is cut off.
@@ -19,7 +22,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from email.utils import formatdate
 from http import HTTPStatus
 from io import BytesIO
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Protocol
 from urllib.parse import unquote_to_bytes
 
 from twisted.internet.defer import Deferred
@@ -46,6 +49,13 @@ MOST_LENGTH_DIGITS: Final = 18
 """Of a Content-Length. More are far too large in any case, and from 4,300 on Python reads no number in them."""
 AT_A_TIME: Final = 8
 
+CAPACITY_CODES: Final = ("keys_unavailable", "metering_unavailable", "reports_busy")
+"""Refusals that fewer connections might spare. A price that nobody has is none of them."""
+
+SLOW_HEAD: Final = "slow_head"
+SLOW_READ: Final = "slow_read"
+IDLE: Final = "idle"
+
 _NO_HOST: Final = Problem("bad_request", "A question over HTTP/1.1 names one Host (RFC 9112, section 3.2).")
 _TOO_LARGE: Final = Problem("body_too_large", f"A body has at most {LARGEST_BODY} bytes.")
 
@@ -64,10 +74,13 @@ class WebChannel(HTTPChannel):
     _in_a_row = 0
     _is_half_closed = False
     _going_on: IDelayedCall | None = None
+    _unread: IDelayedCall | None = None
+    _reading_seconds: float | None = None  # within which what fills its buffer must be read
 
     def connectionMade(self) -> None:
         """A client has come."""
-        self.site.connections.add(self)
+        self._reading_seconds = self.timeOut
+        self.site.came(self)
         super().connectionMade()  # type: ignore[no-untyped-call]
 
     def requestDone(self, request: Request) -> None:
@@ -96,8 +109,15 @@ class WebChannel(HTTPChannel):
     def writeConnectionLost(self) -> None:
         """Our half was closed; we never close it alone."""
 
+    def pauseProducing(self) -> None:
+        """The client has not read what was written, and there is much of it."""
+        if self._unread is None and self._reading_seconds:
+            self._unread = self.site.reactor.callLater(self._reading_seconds, self._read_too_slowly)
+        super().pauseProducing()  # type: ignore[no-untyped-call]
+
     def resumeProducing(self) -> None:
         """The client has read what was written."""
+        self._forget_unread()
         super().resumeProducing()  # type: ignore[no-untyped-call]
         if self.paused:
             self._networkProducer.pauseProducing()
@@ -148,7 +168,8 @@ class WebChannel(HTTPChannel):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The client, or we, ended it."""
-        self.site.connections.discard(self)
+        self.site.went(self)
+        self._forget_unread()
         if self._going_on is not None:
             self._going_on.cancel()
             self._going_on = None
@@ -210,7 +231,23 @@ class WebChannel(HTTPChannel):
 
     def timeoutConnection(self) -> None:
         """End a connection that was idle or too slow; no news, so no log."""
+        if self._waitingForTransport or _waits_to_be_sent(self.transport):
+            self._read_too_slowly()
+            return
+        self.site.count_slow(SLOW_HEAD if self.requests or self._buffer else IDLE)
         self.loseConnection()
+
+    def _read_too_slowly(self) -> None:
+        """Cut off a client that does not read its answers."""
+        self._forget_unread()
+        self.setTimeout(None)  # type: ignore[no-untyped-call]
+        self.site.count_slow(SLOW_READ)
+        self.cut()
+
+    def _forget_unread(self) -> None:
+        unread, self._unread = self._unread, None
+        if unread is not None and unread.active():
+            unread.cancel()
 
     def loseConnection(self) -> None:
         """End the connection when all is written; who does not read the last of it is cut off after a while."""
@@ -346,6 +383,8 @@ class WebRequest(Request):
 
     def refuse(self, problem: Problem, request_id: str = "") -> None:
         """Send a refusal."""
+        if problem.status == 503:
+            self.site.count_capacity(problem.code)
         request_id = request_id or self.site.new_id()
         self.responseHeaders.setRawHeaders(b"X-Request-Id", [request_id.encode("ascii")])
         self.respond(problem.status, problems.render(problem, request_id), problems.CONTENT_TYPE)
@@ -368,6 +407,13 @@ class WebRequest(Request):
         """The client went away."""
         self.is_gone = True
         super().connectionLost(reason)  # type: ignore[no-untyped-call]
+
+
+class Doorkeeper(Protocol):
+    """What a site needs of L{tbeast.servers.door.Door}."""
+
+    def moved(self) -> None:
+        """Connections have come or gone."""
 
 
 class WebSite(Site):
@@ -401,6 +447,7 @@ class WebSite(Site):
         self.ledger = ledger
         self.connections: set[WebChannel] = set()
         self._counters = counters
+        self._door: Doorkeeper | None = None
         self._date = (0, b"")
 
     def date(self, now: float | None = None) -> bytes:
@@ -419,6 +466,32 @@ class WebSite(Site):
         """Put an answer into the ledger that no request came to: it was refused while it was read."""
         if self.ledger is not None:
             self.ledger.count(NOBODY, self.service, "http", "", "", "", status, False, self.now(), 0)
+
+    def count_slow(self, reason: str) -> None:
+        """Count a client that was ended because it was too slow."""
+        if self._counters is not None:
+            self._counters.count("slow_clients", self.service, reason)
+
+    def count_capacity(self, code: str) -> None:
+        """Count a refusal, if it is one for want of capacity."""
+        if self._counters is not None and code in CAPACITY_CODES:
+            self._counters.count("capacity_refusals", self.service, code)
+
+    def stand_behind(self, door: Doorkeeper) -> None:
+        """Tell this door from now on when a connection has come or gone."""
+        self._door = door
+
+    def came(self, channel: WebChannel) -> None:
+        """A connection has come to be."""
+        self.connections.add(channel)
+        if self._door is not None:
+            self._door.moved()
+
+    def went(self, channel: WebChannel) -> None:
+        """A connection has ended, or has gone elsewhere."""
+        self.connections.discard(channel)
+        if self._door is not None:
+            self._door.moved()
 
     def startFactory(self) -> None:
         """Unlike twisted.web, keep no access log, and so no clock for it."""
@@ -481,6 +554,12 @@ def tree(pages: Mapping[bytes, Resource]) -> Resource:
     for name, page in pages.items():
         root.putChild(name, page)
     return root
+
+
+def _waits_to_be_sent(transport: Any) -> bool:
+    """Whether some of what was written is still here; under TLS, what is encrypted already."""
+    below = getattr(transport, "transport", transport)
+    return bool(getattr(below, "dataBuffer", b"") or getattr(below, "_tempDataBuffer", ()))
 
 
 def _not_read(_: bytes) -> None:

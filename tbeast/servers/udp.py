@@ -41,6 +41,7 @@ from tbeast.interfaces import Now
 from tbeast.servers.answers import SHELF, Answer, Answers
 from tbeast.servers.datagramsockets import KernelDrops, ask_for_buffers
 from tbeast.servers.gate import Gate
+from tbeast.servers.site import CAPACITY_CODES
 
 SERVICE: Final = "lpo"
 MOST_WAITING: Final = 1_000
@@ -358,6 +359,9 @@ class PriceDatagrams(DatagramProtocol):
         self.waiting -= 1
 
     def _refuse(self, code: str, asked: _Asked, asset: str = "") -> None:
+        if code in CAPACITY_CODES:
+            key = ("capacity_refusals", SERVICE, code)
+            self._counts[key] = self._counts.get(key, 0) + 1
         status = CODES[code][0]
         if not self._record(asked, status, asset):
             return

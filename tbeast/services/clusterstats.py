@@ -204,7 +204,7 @@ class ClusterStats(Service):
                     else:
                         nodes[node] = found
             except CacheUnavailableError as error:
-                whys.append(str(error))
+                whys.append(f"the shared cache cannot be asked: {error}")
         elif self._nodes > 1:
             whys.append("there is no shared cache (CACHE_URL)")
         nodes[self.node] = self.own()

@@ -7,7 +7,7 @@ The rules.
    comes after something newer.
  - What a worker has counted goes into the hub's own ledger and counters, and is the hub's affair from then on.
  - Towards the shared buckets each worker is a node of its own, and the hub passes on what they say to each other. Of a
-   worker that has died the hub says goodbye.
+   worker that has died the hub says goodbye. The same holds for the list of the connection governors.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from tbeast.domain.keys import Account
 from tbeast.domain.usage import Ledger
 from tbeast.errors import CacheUnavailableError
 from tbeast.interfaces import Now
+from tbeast.services.governor import NodeList
 from tbeast.services.limits import SharedLimits
 from tbeast.services.workerkeys import KeyWatch
 from tbeast.settings import Settings
@@ -76,11 +77,13 @@ class Hub:
         nodes: int,
         clock: IReactorTime,
         now: Now,
+        adaptive: NodeList | None = None,
     ) -> None:
         """Set it up.
 
         @param state: gives how things are.
         @param life: see L{Welcome}, as for C{nodes}.
+        @param adaptive: the list of the connection governors; C{None}: there is none, and each is alone.
         """
         self.desks: set[Desk] = set()
         self.settings = settings
@@ -95,6 +98,7 @@ class Hub:
         self.nodes = nodes
         self.clock = clock
         self.now = now
+        self.adaptive = adaptive
         self.used: dict[str, tuple[str, int]] = {}
         keys.told = self._keys_changed
 
@@ -150,6 +154,7 @@ class Desk:
         self.serving: Deferred[None] = Deferred()
         self._hub = hub
         self._told_state: State | None = None
+        self._governor_life: str | None = None
         self.words: Mapping[bytes, Callable[[bytes], Awaitable[bytes] | bytes]] = {
             hubwords.HELLO: self._hello,
             hubwords.TIME: self._time,
@@ -157,6 +162,7 @@ class Desk:
             hubwords.LOOK: self._look,
             hubwords.EXCHANGE: self._exchange,
             hubwords.LEAVE: self._leave,
+            hubwords.ADAPTIVE: self._adaptive,
             hubwords.PRICE: self._price,
             hubwords.PAGE: self._page,
         }
@@ -186,6 +192,9 @@ class Desk:
         if not self.serving.called:
             self.serving.errback(LinkError("it has ended"))
         with suppress(CacheUnavailableError):  # then it is forgotten for its silence
+            if self._hub.adaptive is not None and self._governor_life is not None:
+                await self._hub.adaptive.leave(self.name, self._governor_life)
+        with suppress(CacheUnavailableError):
             await self._hub.limits.leave(self.name)
 
     def _not_told(self, failure: Failure, word: bytes) -> None:
@@ -252,6 +261,13 @@ class Desk:
     async def _leave(self, text: bytes) -> bytes:
         await self._hub.limits.leave(hubwords.decode_node(text))
         return b""
+
+    async def _adaptive(self, text: bytes) -> bytes:
+        report, gone, tally = hubwords.decode_adaptive(text)
+        if self._hub.adaptive is None:
+            raise LinkError("there is no list of governors")
+        self._governor_life = report.life
+        return hubwords.encode(await self._hub.adaptive.exchange(report, gone, tally))
 
     async def _price(self, text: bytes) -> bytes:
         found: Any = await self._hub.relay.price(*hubwords.decode_query(text))

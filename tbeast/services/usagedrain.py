@@ -296,9 +296,13 @@ class UsageDrain:
         self._journal.settled([entry.batch.id for entry in group if entry.spooled])
         refused = len(written.refused)
         self._counters.count("usage_batches", "settled", by=len(group))
+        batches = {entry.batch.id: entry.batch for entry in group}
+        lost = sum(batches[row.batch_id].rows[row.place].request_count for row in written.refused)
         self._counters.count("usage_rows", "settled", by=_rows(group) - refused)
+        self._counters.count("usage_requests", "settled", by=sum(batch.requests for batch in batches.values()) - lost)
         if refused:
             self._counters.count("usage_rows", "refused", by=refused)
+            self._counters.count("usage_requests", "refused", by=lost)
             self._tell_refused(written)
         if self.away:
             self.log.info(

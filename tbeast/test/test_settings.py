@@ -352,21 +352,22 @@ class CombinationTests(FaultCase):
 
 class UnusedTests(SynchronousTestCase):
     def test_what_has_no_effect_is_named(self) -> None:
-        lines = from_environment(SERVER_TYPE="APP_SERVER", TCP_PORT_LRS="9999", ADMIN_KEY="a" * 16).unused_here()
+        lines = from_environment(SERVER_TYPE="APP_SERVER", HEALTH_PORT_WEBHOOK="9999", ADMIN_KEY="a" * 16).unused_here()
         self.assertEqual(
             lines,
             [
-                "TCP_PORT_LRS is set and has no effect: this version has no report surface yet",
-                "ADMIN_KEY is set and has no effect: this version has no /admin yet",
+                "HEALTH_PORT_WEBHOOK is set and has no effect: this version has no webhook push yet",
+                "ADMIN_KEY is set and has no effect: SERVER_TYPE=APP_SERVER has no report surface, where /admin is",
             ],
         )
+        self.assertEqual([], from_environment(SERVER_TYPE="APP_REPORT_SERVER", ADMIN_KEY="a" * 16).unused_here())
 
     def test_a_server_type_that_is_not_served_whole(self) -> None:
         expected = {
             "APP_SERVER": [],
-            "REPORT_SERVER": ["SERVER_TYPE=REPORT_SERVER: this version does not serve reports (LRS) yet"],
+            "REPORT_SERVER": [],
             "WEBHOOK_SERVER": ["SERVER_TYPE=WEBHOOK_SERVER: this version does not serve webhooks yet"],
-            "ALL_SERVER": ["SERVER_TYPE=ALL_SERVER: this version does not serve reports (LRS) nor webhooks yet"],
+            "ALL_SERVER": ["SERVER_TYPE=ALL_SERVER: this version does not serve webhooks yet"],
         }
         for server_type, lines in expected.items():
             self.assertEqual(from_environment(SERVER_TYPE=server_type).unused_here(), lines)

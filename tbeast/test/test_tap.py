@@ -131,11 +131,11 @@ class OptionsTests(SynchronousTestCase):
         self.assertIn(f"TBEAST_STATE = {file!r}: is not a folder", lines[2])
 
     def test_check_alone(self) -> None:
-        self.environ["ADMIN_KEY"] = "a" * 16
+        self.environ["HEALTH_PORT_WEBHOOK"] = "9999"
         leaving = self.assertRaises(SystemExit, self.parse, "--check")
         self.assertEqual(leaving.code, 0)
         self.assertIn("the settings are sound", self.out.text)
-        self.assertIn("ADMIN_KEY is set and has no effect", self.out.text)
+        self.assertIn("HEALTH_PORT_WEBHOOK is set and has no effect", self.out.text)
 
 
 class Words:
@@ -288,9 +288,9 @@ class FrontDoorTests(LogCase):
         self.assertEqual(([signal.SIGHUP], signal.SIG_IGN), (heeded, signal.getsignal(signal.SIGUSR2)))
 
     def test_what_has_no_effect_is_told_at_the_start(self) -> None:
-        self.door(Part(), ADMIN_KEY="a" * 16).startService()
+        self.door(Part(), HEALTH_PORT_WEBHOOK="9999").startService()
         self.assertEqual(len(self.lines), 1)
-        self.assertIn("warn: ADMIN_KEY is set and has no effect", self.lines[0])
+        self.assertIn("warn: HEALTH_PORT_WEBHOOK is set and has no effect", self.lines[0])
 
     def test_a_port_in_use(self) -> None:
         in_use = OSError(98, "Address already in use")

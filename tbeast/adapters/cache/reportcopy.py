@@ -8,10 +8,10 @@ A set that has an entry without its Hash cannot be relied upon: then nothing is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from tbeast.adapters.cache.rebuilding import ASKED_AT_ONCE
+from tbeast.adapters.cache.rebuilding import ValkeyRebuilding
 from tbeast.adapters.cache.valkey import ValkeyClient, carried_out
 from tbeast.domain.reports import ReportQuery, UsageLine, place_of, usage_line
 from tbeast.domain.reportsources import CopiedLines
@@ -28,6 +28,9 @@ from tbeast.domain.syncplan import (
 )
 from tbeast.errors import CopyIncompleteError
 
+READ_AT_ONCE: Final = 200
+"""How many Hashes are asked for at once. To read their replies takes milliseconds, in which no price goes out."""
+
 _MS: Final = 1000
 
 
@@ -36,6 +39,14 @@ class ValkeyReports:
 
     def __init__(self, client: ValkeyClient) -> None:
         self._client = client
+        self._rebuilding = ValkeyRebuilding(client)
+
+    async def marks(self) -> Mapping[str, str]:
+        """How far it has come.
+
+        @raise tbeast.errors.CacheUnavailableError: when the cache cannot be asked.
+        """
+        return await self._rebuilding.marks()
 
     async def usage(self, query: ReportQuery, after: Place, limit: int) -> CopiedLines:
         """Read lines of a report that come after a place, in their order, out of at least so many entries.
@@ -45,8 +56,8 @@ class ValkeyReports:
         """
         entries, end_ms = await self._entries(query, max(after[0], query.from_us) // _MS, limit)
         lines = []
-        for start in range(0, len(entries), ASKED_AT_ONCE):
-            lines += await self._lines(entries[start : start + ASKED_AT_ONCE])
+        for start in range(0, len(entries), READ_AT_ONCE):
+            lines += await self._lines(entries[start : start + READ_AT_ONCE])
         lines = [line for line in lines if place_of(line) > after and query.takes(line)]
         lines.sort(key=place_of)
         return CopiedLines(lines, after if end_ms is None else (end_ms * _MS, NO_ID), end_ms is not None)

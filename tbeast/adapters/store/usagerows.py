@@ -4,6 +4,7 @@ The rules of L{write}, which works within one transaction:
 
  - A row is told by its time and its id, which never change, so one that is written again changes nothing. What a key
    has used of its month moves only by rows that were really inserted.
+ - Reports (service C{lrs}) are no questions: they have a count of their own, and move the times of last use alone.
  - A counter belongs to the latest month that the key was used in: a row of a later month starts it anew, one of an
    earlier month leaves it alone. Months and days are those of UTC.
  - A row that breaks a rule of the table is set aside in C{usage_refused} with the reason, for good: it is not inserted
@@ -78,11 +79,12 @@ WITH new AS (
     FROM usage_staging staged
     WHERE NOT EXISTS (SELECT FROM usage_refused refused WHERE refused.id = staged.id)
     ON CONFLICT DO NOTHING
-    RETURNING key_id, at, status, admitted, request_count
+    RETURNING key_id, at, service, status, admitted, request_count
 )
 INSERT INTO usage_moved
 SELECT key_id, date_trunc('month', at AT TIME ZONE 'UTC')::date,
-    coalesce(sum(request_count) FILTER (WHERE admitted), 0), max(at), max(at) FILTER (WHERE status < 400)
+    coalesce(sum(request_count) FILTER (WHERE admitted AND service <> 'lrs'), 0), max(at),
+    max(at) FILTER (WHERE status < 400)
 FROM new WHERE key_id <> '' GROUP BY 1, 2
 """
 

@@ -12,10 +12,12 @@ from tbeast.codecs.hubwords import KeyNews, Page, State, Status, Welcome
 from tbeast.codecs.pricequeries import PriceQuery
 from tbeast.codecs.problems import Problem
 from tbeast.domain.assetmap import EXCHANGES, Asset, AssetMap
+from tbeast.domain.governor import Tally
 from tbeast.domain.keys import account_of
 from tbeast.domain.sharedbuckets import Balance, Contact, Hello
 from tbeast.domain.usage import Kind, Row
 from tbeast.settings import Layer, load
+from tbeast.testing.adaptivecontract import REPORT
 from tbeast.testing.leasecontract import PRO
 
 times = st.floats(allow_nan=False)
@@ -51,8 +53,17 @@ class WordTests(SynchronousTestCase):
         self.assertEqual(welcome, hubwords.decode_welcome(hubwords.encode(welcome)))
         state = State(True, False, 0.05, 60.0)
         self.assertEqual(state, hubwords.decode_state(hubwords.encode(state)))
+        self.assertEqual(6_000, state.max_connections)
+        state = evolve(state, max_connections=7)
+        self.assertEqual(state, hubwords.decode_state(hubwords.encode(state)))
         status = Status(True, 2.5, 3)
         self.assertEqual(status, hubwords.decode_status(hubwords.encode(status)))
+
+    def test_governors(self) -> None:
+        gone = [evolve(REPORT, node="b"), evolve(REPORT, node="c", health=1.0, is_pressed=True)]
+        said = hubwords.decode_adaptive(hubwords.encode_adaptive(REPORT, gone, Tally(1, 3, 2)))
+        self.assertEqual((REPORT, gone, Tally(1, 3, 2)), said)
+        self.assertEqual(gone, hubwords.decode_governor_reports(hubwords.encode(gone)))
 
     def test_assets(self) -> None:
         first = Asset("BTC", "Bitcoin", "Major", "kraken", {"coinbase": "BTC-USD", "kraken": "XBT/USD"})

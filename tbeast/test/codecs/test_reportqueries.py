@@ -215,6 +215,7 @@ class FaultsTests(SynchronousTestCase):
     def test_the_code(self) -> None:
         for query, code in (
             ("from=x", "malformed_parameter"), ("asset=A&asset=A", "duplicate_parameter"),
+            ("x=1", "unknown_parameter"), ("cursor=x", "bad_cursor"), ("x=1&cursor=x", "malformed_parameter"),
             ("asset=A&asset=A&x", "malformed_parameter"),
         ):  # fmt: skip
             problem = read(query)

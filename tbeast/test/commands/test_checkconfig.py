@@ -45,8 +45,8 @@ class CheckConfigTests(SynchronousTestCase):
         self.assertEqual(self.rows(result)["TBEAST_KEYS"][0], "desk:pro:***")
 
     def test_what_has_no_effect_is_named(self) -> None:
-        result = self.check(ADMIN_KEY="a" * 16)
-        self.assertIn("! ADMIN_KEY is set and has no effect: this version has no /admin yet\n", result.stdout)
+        result = self.check(HEALTH_PORT_WEBHOOK="9999")
+        self.assertIn("! HEALTH_PORT_WEBHOOK is set and has no effect: this version has no webhook", result.stdout)
 
     def test_markup_in_a_value_is_no_markup(self) -> None:
         rows = self.rows(self.check(TBEAST_STATE="[red]var[/red]"))

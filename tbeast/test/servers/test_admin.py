@@ -43,7 +43,8 @@ class RootTests(AdminCase):
     def test_all_of_it_is_there(self) -> None:
         """Each place that is named answers to its method, with something else than that there is nothing."""
         key_id = self.rig.keys.add().details.record.account.key_id
-        for method, path, _ in PLACES:
+        elsewhere = ("/admin/ui", "/admin/events", "/admin/explain/{asset}")  # see test_adminpage
+        for method, path in [(method, path) for method, path, _ in PLACES if path not in elsewhere]:
             target = path.replace("{id}", key_id).replace("{name}", "sync_hour_utc").replace("{exchange}", "kraken")
             body = {"key_id": key_id} if "invalidate" in path else {"value": 5} if method == "PUT" else None
             answer = self.rig.ask(target, method, body)

@@ -498,6 +498,23 @@ class BookTests(DoorCase):
         self.assertEqual([1, 1], [self.value("lane_connections", what) for what in ("accepted", "left")])
 
 
+class TimeTests(DoorCase):
+    def test_response_times(self) -> None:
+        """How long native answers took is brought into the counters, each once."""
+        for asked in (3, 4):
+            for _ in range(asked):
+                self.ask(HOT)
+            self.house.counters.gather()
+            self.house.counters.gather()
+            times = self.house.lanes.figures()["times"]
+            counted = {key: count for key, count in self.house.counters.counts.items() if key[0] == "response_times"}
+            self.assertEqual(
+                {("response_times", "lpo", str(2**bits - 1)): count for bits, count in enumerate(times) if count},
+                counted,
+            )
+        self.assertEqual(7, sum(counted.values()))
+
+
 class EndTests(DoorCase):
     def expire(self, seconds: float) -> None:
         """The look for idle connections comes, and so many seconds of idleness are allowed."""
@@ -646,7 +663,7 @@ class BothTests(NativeCase):
 class _Figured:
     """A native part that says what it is told to."""
 
-    def __init__(self, figures: Callable[[], dict[str, int]]) -> None:
+    def __init__(self, figures: Callable[[], dict[str, Any]]) -> None:
         self.figures = figures
 
     def expire(self, seconds: float) -> int:
@@ -656,12 +673,11 @@ class _Figured:
 class ExhaustionTests(SynchronousTestCase):
     def test_log(self) -> None:
         """One line when there are no descriptors any more, and one when there are again."""
-        clock, figures = (
-            Clock(),
-            dict.fromkeys(
-                ("requests", "answers", "unsendable", "accepted", "left", "returned", "idled", "exhausted"), 0
-            ),
-        )
+        clock = Clock()
+        names = (
+            "requests", "answers", "unsendable", "accepted", "left", "returned", "idled", "exhausted", "refused",
+        )  # fmt: skip
+        figures: dict[str, Any] = {**dict.fromkeys(names, 0), "times": [0] * 32}
         counters = Counters()
         lanes: Any = _Figured(lambda: dict(figures))
         native = NativeLanes(lanes, clock, clock.seconds, Ledger(), counters)

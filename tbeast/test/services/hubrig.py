@@ -7,6 +7,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
 
+from tbeast.adapters.cache.adaptive import MemoryAdaptive
 from tbeast.adapters.cache.memoryleases import MemoryLeases
 from tbeast.codecs import hubwords
 from tbeast.codecs.hubwords import LinkError, Page, State
@@ -104,11 +105,12 @@ class Rig:
         self.ledger = Ledger()
         self.counters = Counters()
         self.leases = MemoryLeases(self.now)
+        self.adaptive = MemoryAdaptive()
         self.state = State(True, False, 0.05, 60.0)
         self.hub = Hub(
             settings=load([Layer("test", {"CLUSTER_NODE": "n"})]), keys=KeyWatch(self.ring), assets=ASSETS,
             ledger=self.ledger, counters=self.counters, limits=self.leases, relay=Relay(),
-            state=lambda: self.state, life="life", nodes=2, clock=self.clock, now=self.now,
+            state=lambda: self.state, life="life", nodes=2, clock=self.clock, now=self.now, adaptive=self.adaptive,
         )  # fmt: skip
 
     def now(self) -> float:

@@ -50,7 +50,7 @@ class Shared:
 
     def _asked(self) -> None:
         if self.is_away:
-            raise CacheUnavailableError("the cache cannot be asked: gone")
+            raise CacheUnavailableError("gone")
 
 
 class Lag:
@@ -167,7 +167,7 @@ class ClusterStatsTests(SynchronousTestCase):
         self.shared.is_away = True
         self.start()
         self.clock.pump([EVERY_SECONDS] * 3)
-        self.assertEqual(1, len(lines.having("are not told of this one: the cache cannot be asked: gone")))
+        self.assertEqual(1, len(lines.having("are not told of this one: gone")))
         self.assertEqual(0, self.counters.total("service_failures"))
         self.shared.is_away = False
         self.clock.advance(EVERY_SECONDS)
@@ -211,7 +211,7 @@ class ClusterStatsTests(SynchronousTestCase):
         self.shared.is_away = True
         view = self.view()
         self.assertEqual({"here": self.stats.own()}, view.nodes)
-        self.assertEqual((False, "the cache cannot be asked: gone"), (view.complete, view.why))
+        self.assertEqual((False, "the shared cache cannot be asked: gone"), (view.complete, view.why))
 
     def test_without_a_cache(self) -> None:
         """One node is all there is; of several the others are not heard."""

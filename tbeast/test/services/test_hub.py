@@ -11,11 +11,13 @@ from tbeast.codecs.hubwords import LinkError, Page, Status
 from tbeast.codecs.pricequeries import PriceQuery
 from tbeast.codecs.problems import Problem
 from tbeast.domain.assetmap import AssetMap
+from tbeast.domain.governor import Tally
 from tbeast.domain.keys import account_of
 from tbeast.domain.sharedbuckets import Hello
 from tbeast.domain.usage import Kind, Row
 from tbeast.services.hub import KEYS_A_MESSAGE
 from tbeast.test.services.hubrig import ASSETS, NOON, Rig, Worker
+from tbeast.testing.adaptivecontract import REPORT
 from tbeast.testing.leasecontract import PRO
 
 
@@ -179,6 +181,34 @@ class AnswerTests(SynchronousTestCase):
         self.assertEqual(3, hubwords.decode_contact(self.asked(hubwords.LOOK, look)).nodes)
         self.asked(hubwords.LEAVE, hubwords.encode("n/w2a"))
         self.assertEqual(2, hubwords.decode_contact(self.asked(hubwords.LOOK, look)).nodes)
+
+    def test_the_list_of_governors(self) -> None:
+        """Each worker is a node in it, and the hub takes out the report of one that has gone."""
+        mine = evolve(REPORT, node="n/w1a", life="life.7")
+        theirs = evolve(REPORT, node="n/w2a", life="life.8")
+        for report in (theirs, mine):
+            said = self.worker.says(
+                hubwords.ADAPTIVE, hubwords.encode_adaptive(report, [evolve(theirs, sequence=9)], Tally(3, 4, 1))
+            )
+            answer = hubwords.decode_governor_reports(self.successResultOf(said))
+        self.assertEqual([theirs, mine], answer)
+        self.assertEqual(Tally(6, 8, 2), self.rig.adaptive.tally)
+        self.successResultOf(Deferred.fromCoroutine(self.desk.gone()))
+        self.assertEqual({"n/w2a"}, self.rig.adaptive.reports.keys())
+
+    def test_a_successor_s_report(self) -> None:
+        """It stays when the one before it goes."""
+        mine, next_one = (evolve(REPORT, node="n/w1a", life=life) for life in ("life.7", "life.9"))
+        self.successResultOf(self.worker.says(hubwords.ADAPTIVE, hubwords.encode_adaptive(mine, [], Tally())))
+        self.successResultOf(Deferred.fromCoroutine(self.rig.adaptive.exchange(next_one, [], Tally())))
+        self.successResultOf(Deferred.fromCoroutine(self.desk.gone()))
+        self.assertEqual({"n/w1a": next_one}, self.rig.adaptive.reports)
+
+    def test_no_list_of_governors(self) -> None:
+        self.rig.hub.adaptive = None
+        said = self.worker.says(hubwords.ADAPTIVE, hubwords.encode_adaptive(REPORT, [], Tally()))
+        self.failureResultOf(said, LinkError)
+        self.successResultOf(Deferred.fromCoroutine(self.desk.gone()))
 
     def test_prices(self) -> None:
         found = self.asked(hubwords.PRICE, hubwords.encode_query(PriceQuery("BTC"), NOON))

@@ -54,6 +54,14 @@ class ReportCopyTests(SharedServerCase):
         for limit in (1, 2, 7, 30, 199, 200, 201, 1000):
             self.assertEqual(self.whole, await self.lines(ALL, limit), limit)
 
+    async def test_marks(self) -> None:
+        """They are those that the sync job has set."""
+        await ValkeyRebuilding(self.valkey).set_marks({"state": "whole", "written_us": "7"})
+        marks = await self.copy.marks()
+        self.assertEqual(("whole", "7"), (marks["state"], marks["written_us"]))
+        self.server.command("DEL", "sync:marks")
+        self.assertEqual({}, await self.copy.marks())
+
     async def test_filters(self) -> None:
         for chosen in (
             {"key_id": "abc"}, {"key_id": ""}, {"key_id": "nobody"}, {"asset": "ETH"}, {"asset": "NONE"},

@@ -158,6 +158,17 @@ class CounterTests(UsageCase):
         self.write(batch(row(requests=5), row(requests=7, status=429, admitted=False), row(requests=1, status=503)))
         self.assertEqual((MONTH, 106), self.key())
 
+    def test_reports_are_no_questions(self) -> None:
+        """They are recorded, and say when the key was last used, but its quota is not theirs."""
+        make_key(self.connection, "alpha")
+        self.write(batch(row(requests=2), row(requests=5, service="lrs", asset="")))
+        self.assertEqual((MONTH, 2), self.key())
+        self.assertEqual(7, recorded(self.connection))
+        later = batch(row(at=NOW + 9, requests=5, service="lrs", asset=""))
+        self.assertEqual({"alpha": (MONTH, 2)}, self.write(later).usage)
+        seen = "SELECT extract(epoch FROM last_used)::int FROM api_keys WHERE key_id = 'alpha'"
+        self.assertEqual([(round(NOW + 9),)], ask(self.connection, seen))
+
     def test_each_key_for_itself(self) -> None:
         for key_id in ("alpha", "beta", "idle"):
             make_key(self.connection, key_id, used=1)
