@@ -20,6 +20,7 @@ class Crowd:
 
     @ivar wanted: how many each daemon's clients would like to hold, by its name.
     @ivar refused: how many heard a 503, by its name.
+    @ivar ended: how many connections that were given were ended by the daemons.
     @ivar most: the most that all held at a time, since L{forget}.
     """
 
@@ -27,6 +28,7 @@ class Crowd:
         self.wanted = dict.fromkeys(ports, 0)
         self.refused = dict.fromkeys(ports, 0)
         self.refusal = b""
+        self.ended = 0
         self.most = 0
         self._ports = ports
         self._held: dict[str, list[socket.socket]] = {name: [] for name in ports}
@@ -51,6 +53,7 @@ class Crowd:
             for one in [one for one in held if _has_ended(one)]:
                 held.remove(one)
                 one.close()
+                self.ended += 1
             while len(held) > self.wanted[name]:
                 held.pop().close()
         for name in self._ports:

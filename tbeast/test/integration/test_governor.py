@@ -163,6 +163,6 @@ class WorkersTests(GovernorCase):
         self.until(lambda: crowd.held("a") >= MOST and crowd.refused["a"], "both have their share")
         first, _ = worker_pids(self.daemons["a"].process.pid)
         os.kill(first, signal.SIGKILL)
-        self.until(lambda: crowd.held("a") < MOST, "its connections are gone")
+        self.until(lambda: crowd.ended, "its connections are gone")
         self.until(lambda: crowd.held("a") >= MOST, "the other, or another one, takes them")
         self.assert_promise()
