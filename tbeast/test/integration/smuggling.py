@@ -39,6 +39,7 @@ QUIET_SECONDS: Final = 0.25
 """Whoever has nothing to say for so long has nothing to say."""
 PAUSE_SECONDS: Final = 0.01
 ACCOUNTS_WITHIN_SECONDS: Final = 3.0
+SETTLED_SECONDS: Final = 1.0
 PATIENCE_SECONDS: Final = 15.0
 
 
@@ -323,6 +324,16 @@ class Outcome:
     faults: list[str]
 
 
+def _wait_until_told(answered: Callable[[], int]) -> None:
+    """Wait until all that was answered before is counted: of several processes each tells what it has answered later."""
+    before, since = answered(), time.monotonic()
+    while time.monotonic() - since < SETTLED_SECONDS:
+        time.sleep(0.05)
+        now = answered()
+        if now != before:
+            before, since = now, time.monotonic()
+
+
 def examine_daemon(
     folder: Path,
     database: str,
@@ -344,6 +355,7 @@ def examine_daemon(
         try:
             daemon.wait_until_ready()
             wait_for_prices(daemon, keys.own)
+            _wait_until_told(lambda: answered_by(daemon))
             with doors(daemon.ports["TCP_PORT_LPO"], folder / "doors", programs) as ways:
                 for door in ways:
                     for attempt in attempts(keys.own):
