@@ -20,12 +20,11 @@ import click
 from tbeast.adapters.cache.keyevents import CHANNEL
 from tbeast.adapters.cache.publishonce import publish_once
 from tbeast.adapters.store import keyrows
+from tbeast.codecs.adminbodies import details_members, key_members
 from tbeast.codecs.keycopies import encode_change
 from tbeast.commands.asking import Barred
 from tbeast.commands.keysview import (
     NEVER_AGAIN,
-    as_json,
-    details_as_json,
     moment,
     print_details,
     print_key,
@@ -96,7 +95,7 @@ def create(json_wanted: bool, name: str, tier: str, email: str | None, **rest: A
         text, record = keyrows.create(connection, tier, name, email, random_bytes=os.urandom, **rest)
         with _seen():
             if json_wanted:
-                _print_json({"key": text, **as_json(record, time.time())})
+                _print_json({"key": text, **key_members(record, time.time())})
             else:
                 print_key(text)
     _tell(settings, [(CREATED, record)])
@@ -121,7 +120,7 @@ def list_keys(
     now, page = time.time(), records[:limit]
     more = page[-1].account.key_id if len(records) > limit else None
     if json_wanted:
-        _print_json({"keys": [as_json(record, now) for record in page], "next": more})
+        _print_json({"keys": [key_members(record, now) for record in page], "next": more})
         return
     if page:
         print_table(page, now)
@@ -140,7 +139,7 @@ def show(json_wanted: bool, key: str, **place: Unpack[Place]) -> None:
     with opened(**place) as (_, connection):
         details = keyrows.details(connection, keyrows.find(connection, key).account.key_id)
     if json_wanted:
-        _print_json(details_as_json(details, time.time()))
+        _print_json(details_members(details, time.time()))
     else:
         print_details(details, time.time())
 
@@ -156,7 +155,7 @@ def revoke(json_wanted: bool, key: str, **place: Unpack[Place]) -> None:
     # told again also if it was revoked before: whoever asks a second time wants it to be sure
     _tell(settings, [(REVOKED, record)])
     if json_wanted:
-        _print_json({**as_json(record, time.time()), "was_good": was_good})
+        _print_json({**key_members(record, time.time()), "was_good": was_good})
     elif was_good:
         click.echo(f"{said(record)} is revoked; every node refuses it within {EVERYWHERE_SECONDS} s.")
     else:
@@ -181,7 +180,7 @@ def rotate(json_wanted: bool, key: str, grace: float, **place: Unpack[Place]) ->
         with _seen():
             if json_wanted:
                 now = time.time()
-                _print_json({"key": rotation.text, **as_json(new, now), "replaces": as_json(old, now)})
+                _print_json({"key": rotation.text, **key_members(new, now), "replaces": key_members(old, now)})
             else:
                 print_key(rotation.text)
     _tell(settings, [(CREATED, new), (REVOKED if old.revoked else CHANGED, old)])
@@ -207,7 +206,7 @@ def set_tier(json_wanted: bool, key: str, tier: str, **place: Unpack[Place]) -> 
         record = keyrows.set_tier(connection, before.account.key_id, tier)
     _tell(settings, [(CHANGED, record)])
     if json_wanted:
-        _print_json(as_json(record, time.time()))
+        _print_json(key_members(record, time.time()))
     else:
         click.echo(f"{said(record)} had the tier {before.account.tier}.")
 

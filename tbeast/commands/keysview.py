@@ -1,10 +1,10 @@
-"""How keys look: for people, and as JSON for scripts."""
+"""How keys look for people; how they look for scripts stands in L{tbeast.codecs.adminbodies}."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 from rich import box
 from rich.table import Table
@@ -16,43 +16,6 @@ from tbeast.commands.cells import console
 from tbeast.domain.keys import KeyRecord
 
 NEVER_AGAIN: Final = "This is the only time that the key is shown: it is stored nowhere, only its SHA-256 is."
-
-
-def as_json(record: KeyRecord, now: float) -> dict[str, Any]:
-    """One key for a script; times are RFC 3339, and what has no limit or never was is null."""
-    account, plan = record.account, record.account.plan
-    return {
-        "id": account.key_id,
-        "name": account.name,
-        "tier": account.tier,
-        "limits": {
-            "queries_per_month": plan.monthly_quota,
-            "queries_per_second": plan.qps,
-            "burst": plan.burst,
-            "min_wait_seconds": plan.min_wait_seconds,
-            "reports_per_month": plan.monthly_reports,
-        },
-        "lrs_addon": account.lrs_addon,
-        "response_format": account.response_format,
-        "preferred_lang": account.preferred_lang,
-        "month": month_of(now),
-        "queries_this_month": record.used_in(month_of(now)),
-        "created_at": _time(record.created_at),
-        "last_used_at": _time(record.last_used_at),
-        "ends_at": _time(record.ends_at),
-        "revoked": record.is_revoked(now),
-    }
-
-
-def details_as_json(details: KeyDetails, now: float) -> dict[str, Any]:
-    """One key with all that is known of it."""
-    return {
-        **as_json(details.record, now),
-        "email": details.email,
-        "revoked_at": _time(details.revoked_at),
-        "replaces": details.replaces,
-        "replaced_by": details.replaced_by,
-    }
 
 
 def print_table(records: Sequence[KeyRecord], now: float) -> None:
@@ -165,11 +128,3 @@ def _day(at: float | None) -> str:
 
 def _moment(at: float | None) -> str:
     return "never" if at is None else moment(at)
-
-
-def _time(at: float | None) -> str | None:
-    return (
-        None
-        if at is None
-        else datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    )
