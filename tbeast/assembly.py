@@ -141,7 +141,8 @@ class Assembly:
         self.simulated = settings.feeds == LAB
         user_agent = f"tbeast/{metadata.version('tbeast')}"
 
-        self.assets = load_assets()
+        # who serves reports alone has nothing to price
+        self.assets = load_assets() if self._has("lpo") else AssetMap({}, {})
         self.counters = Counters()
         life = new_id()
         self.accounting = Accounting(settings, reactor, now, random, self.counters, life)
@@ -182,6 +183,7 @@ class Assembly:
                 self.fallback.seed,
             )
             for name, exchange in self.exchanges.items()
+            if self._has("lpo")
         )  # fmt: skip
 
         self.demo_key = self.accounting.demo_key
@@ -383,7 +385,6 @@ class Assembly:
         counters, reactor = self.counters, self.reactor
         parameters = self.accounting.parameters
         yield from self.accounting.services()
-        yield self.maps
         if self._has("lpo"):
             yield from self._prices()
         yield from self.accounting.late_services()
@@ -396,7 +397,9 @@ class Assembly:
             yield from self._lpo()
         if self._has("lrs"):
             yield from self._lrs()
-        reloads: list[tuple[str, Reload]] = [("parameters", parameters.reload), ("asset map", self.maps.reload)]
+        reloads: list[tuple[str, Reload]] = [("parameters", parameters.reload)]
+        if self._has("lpo"):
+            reloads.append(("asset map", self.maps.reload))
         yield Reloading(reloads, reactor)
         yield Called("memory", settle_memory, release_memory)
         yield Called("banner", self._banner)
@@ -404,6 +407,7 @@ class Assembly:
     def _prices(self) -> Iterable[Any]:
         """What prices are made of; a node that serves reports alone needs none."""
         reactor, counters = self.reactor, self.counters
+        yield self.maps
         if self.simulated:
             yield self._lab()
         yield self.publishing
@@ -465,6 +469,19 @@ class Assembly:
     def _banner(self) -> None:
         settings = self.settings
         host = "127.0.0.1" if settings.listen in ("0.0.0.0", "::") else settings.listen
+        scheme = "https" if settings.tls_cert else "http"
+        if self._has("lrs"):
+            self.log.info(
+                "reports: {scheme}://{host}:{port}/docs", scheme=scheme, host=host, port=settings.tcp_port_lrs
+            )
+            if settings.admin_key is not None:
+                self.log.info(
+                    "the operator's page: {scheme}://{host}:{port}/admin/ui",
+                    scheme=scheme, host=host, port=settings.tcp_port_lrs,
+                )  # fmt: skip
+        if not self._has("lpo"):
+            self.log.info("{node} is up, for reports alone", node=settings.cluster_node)
+            return
         if self.simulated:
             self.log.warn("SIMULATED: prices come from the exchange lab and are invented; every answer says so")
         self.log.info(
@@ -475,7 +492,6 @@ class Assembly:
         if not self.demo_key.key:
             return
         self.log.info("demo key {key} (in {path})", key=self.demo_key.key, path=str(self.demo_key.path))
-        scheme = "https" if settings.tls_cert else "http"
         self.log.info(
             'try: curl -H "Authorization: Bearer $(cat {path})" "{scheme}://{host}:{port}/price?asset=btc"',
             path=str(self.demo_key.path), scheme=scheme, host=host, port=settings.tcp_port_lpo,

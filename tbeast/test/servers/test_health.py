@@ -57,6 +57,20 @@ class HealthTests(HealthCase):
         status, members = self.ask("/health")
         self.assertEqual((503, ["no asset has a fresh price"]), (status, members["reasons"]))
 
+    def test_without_prices(self) -> None:
+        """Who serves reports alone needs no price, but his database."""
+        house = self.house
+        health = Health(
+            answers=house.answers, feeds=tuple, listening=lambda: self.listening, now=house.now, node="n1",
+            backing=lambda: self.backing, has_prices=False,
+        )  # fmt: skip
+        house.time += 60.0
+        self.assertEqual((True, []), (health.ready()[0], health.ready()[1]["reasons"]))
+        self.backing = [PartStatus("database", "away", "refused", house.time)]
+        self.assertEqual((False, ["database: refused"]), (health.ready()[0], health.health()[1]["reasons"]))
+        self.backing = [PartStatus("cache", "away", "refused", house.time)]
+        self.assertTrue(health.health()[0])
+
     def test_listener_down(self) -> None:
         self.listening["lpo udp"] = False
         status, members = self.ask("/health")
