@@ -258,7 +258,7 @@ class Assembly:
                 metering=lambda: self.accounting.writer.status,
                 waiting=lambda: self.accounting.ledger.requests,
                 recorded=lambda: self.counters.value("usage_requests", "settled"),
-                governor=self.governing.view, cluster=self.cluster_stats,
+                governor=self.governing.view, cluster=self.cluster_stats, ready=self.health.ready,
             ),
             accounting=self.accounting, feeds=self.feeds, cluster=self.cluster_stats, governing=self.governing,
             explainer=self.answers,

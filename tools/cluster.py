@@ -134,10 +134,10 @@ def make_key(cluster: Cluster) -> str:
 
 
 async def until_known(cluster: Cluster, key: str) -> None:
-    """Wait until a key is good on all nodes: a page that is no question tells it."""
+    """Wait until a key is good on all nodes, and all of them let people in: a page tells it that is about no asset."""
     until = time.monotonic() + KNOWN_WITHIN_SECONDS
     for node in cluster.nodes:
-        while (await cluster.get(f"http://127.0.0.1:{node.ports['TCP_PORT_LPO']}/stats", key))[0] == 401:
+        while (await cluster.get(f"http://127.0.0.1:{node.ports['TCP_PORT_LPO']}/stats", key))[0] != 200:
             if time.monotonic() > until:
                 raise TBeastError(f"{node.name} does not know the new key")
             await wait(0.1)
@@ -279,7 +279,8 @@ class Show:
         if self._asking is not None:
             refused = ", ".join(f"{count} {code}" for code, count in self._asking.refused.items()) or "none"
             self._terminal.say(
-                f"answered {self._asking.answered:,}, refused {refused}, questions lost {self._asking.lost_questions}"
+                f"answered {self._asking.answered:,}, refused {refused}, questions lost {self._asking.lost_questions},"
+                f" connections turned away {self._asking.turned_away}"
             )
 
     async def _kill_now_and_then(self, asking: Asking, until: float) -> None:

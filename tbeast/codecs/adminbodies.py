@@ -25,6 +25,9 @@ LONGEST_GRACE_SECONDS: Final = 30 * 86_400
 _LONGEST_DETAIL: Final = 200
 _MOST: Final = 2**31 - 1
 
+_NO_NUL: Final = r"^[^\x00]*$"
+"""PostgreSQL keeps every character but this."""
+
 _Count = Annotated[int, Meta(ge=0, le=2**53)]
 _Small = Annotated[int, Meta(ge=0, le=_MOST)]
 _Burst = Annotated[int, Meta(ge=1, le=_MOST)]
@@ -43,7 +46,7 @@ class _Limits(Struct, forbid_unknown_fields=True):
 class _NewKey(Struct, forbid_unknown_fields=True):
     name: str
     tier: str = "free"
-    email: str | None = None
+    email: Annotated[str, Meta(pattern=_NO_NUL)] | None = None
     lrs_addon: bool = False
     response_format: str = "tbc"
     preferred_lang: str = "en"
@@ -206,6 +209,8 @@ def options(query: bytes, known: Iterable[str]) -> dict[str, str] | Problem:
             return Problem("unknown_parameter", f"There is no parameter {_shown(name)}; {there}.")
         if name in given:
             return Problem("duplicate_parameter", f"{name} stands twice.")
+        if "\x00" in value:
+            return Problem("malformed_parameter", f"{name} has a character that no text has.")
         given[name] = value
     return given
 

@@ -90,12 +90,15 @@ STATISTICS: Final[Mapping[str, Statistic]] = {
 
 NAMES: Final = tuple(STATISTICS)
 
+OF_PRICES: Final = ("feeds_live", "assets_good", "assets_unpriced")
+"""A node that serves reports alone tells none of these: else it would be the worst node, and stand for all."""
+
 
 @frozen
 class Gauges:
     """What stands in no counter.
 
-    @ivar qualities: how many assets have a price of each quality.
+    @ivar qualities: how many assets have a price of each quality; none at all where the node serves reports alone.
     """
 
     uptime_seconds: float
@@ -122,7 +125,7 @@ class Fault:
 
 
 def own(counters: Counters, gauges: Gauges) -> dict[str, Number]:
-    """This node's statistics: all of L{NAMES}, in order."""
+    """This node's statistics: all of L{NAMES}, in order, but for L{OF_PRICES} where it serves reports alone."""
     counters.gather()
     counted = dict.fromkeys((name for name, statistic in STATISTICS.items() if statistic.kind == COUNTER), 0)
     for (family, *labels), number in counters.counts.items():
@@ -139,14 +142,16 @@ def own(counters: Counters, gauges: Gauges) -> dict[str, Number]:
         "response_p99_us": gauges.response_p99_us,
         "connections": gauges.connections,
         "reactor_lag_ms": round(gauges.reactor_lag_ms, 1),
-        "feeds_live": sum(feed.state == LIVE for feed in gauges.feeds),
-        "assets_good": gauges.qualities.get(GOOD, 0),
-        "assets_unpriced": gauges.qualities.get(STALE, 0) + gauges.qualities.get(HALTED, 0),
         "usage_waiting": gauges.usage_waiting,
         "usage_batches": gauges.usage_batches,
         "spooled_batches": gauges.spooled_batches,
     }
-    return {name: found[name] for name in NAMES}
+    qualities = gauges.qualities
+    if any(qualities.values()):
+        found["feeds_live"] = sum(feed.state == LIVE for feed in gauges.feeds)
+        found["assets_good"] = qualities.get(GOOD, 0)
+        found["assets_unpriced"] = qualities.get(STALE, 0) + qualities.get(HALTED, 0)
+    return {name: found[name] for name in NAMES if name in found}
 
 
 def requests_answered(counters: Counters) -> int:

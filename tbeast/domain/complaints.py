@@ -1,7 +1,8 @@
 """What is wrong with a node just now, in words that can be read at three in the morning.
 
-A complaint is one sentence. It is grave when questions go unanswered or unrecorded because of it: a listener that is
-not up, a part that blocks, no live feed, prices that should be there and are not, usage that nothing takes. Otherwise
+A complaint is one sentence. It is grave when questions go unanswered or unrecorded because of it: a node that is not
+ready, a listener that is not up, a part that blocks, no live feed, prices that should be there and are not, usage that
+nothing takes. Otherwise
 the node serves, but something is as it should not stay: a feed that is down, a database that is away, slow answers.
 Grave ones come first; without any, all is well.
 
@@ -17,7 +18,7 @@ from typing import Final, NamedTuple
 from attrs import frozen
 
 from tbeast.domain.backing import PartStatus
-from tbeast.domain.feedstatus import LIVE, OFF, FeedStatus
+from tbeast.domain.feedstatus import LIVE, OFF, PAUSED, FeedStatus
 from tbeast.domain.usage import UNMETERED
 
 WELL: Final = frozenset(("up", "ok", "shared", "store", "cache"))
@@ -49,6 +50,7 @@ class Complaint(NamedTuple):
 class Facts:
     """What is looked at.
 
+    @ivar unready: why the node should be sent no questions; empty if it should.
     @ivar listening: every listener by name, and whether it is up.
     @ivar missing: the assets that should have a fresh price and have none.
     @ivar expected: how many should have one.
@@ -73,11 +75,13 @@ class Facts:
     turned_away: int = 0
     unwell: str = ""
     unheard: str = ""
+    unready: str = ""
 
 
 def complaints(facts: Facts) -> list[Complaint]:
     """Say what is wrong, the worst first."""
-    said = [*_of_listeners(facts), *_of_parts(facts), *_of_feeds(facts), *_of_prices(facts), *_of_answers(facts)]
+    said = [Complaint(True, f"The node is not ready: {facts.unready}")] if facts.unready else []
+    said += [*_of_listeners(facts), *_of_parts(facts), *_of_feeds(facts), *_of_prices(facts), *_of_answers(facts)]
     return sorted(said, key=lambda complaint: not complaint.is_grave)
 
 
@@ -102,7 +106,9 @@ def _of_feeds(facts: Facts) -> Iterable[Complaint]:
     if wanted and all(feed.state != LIVE for feed in wanted):
         yield Complaint(True, "No feed is live")
     for feed in wanted:
-        if feed.state != LIVE:
+        if feed.state == PAUSED:  # it has forgotten when it was heard, and nobody waits for it
+            yield Complaint(False, f"The feed of {feed.exchange} is {feed.why or PAUSED}")
+        elif feed.state != LIVE:
             heard = feed.last_heard_seconds
             since = "nothing heard yet" if heard is None else f"last heard {_ago(heard)} ago"
             why = f": {feed.why}" if feed.why else ""

@@ -5,9 +5,9 @@ limit of a node. Whoever looks at all of them now and then hands them to L{Trans
 before is a L{Change}. What is seen at the first look is no change, nor is another reason for the same state. A thing
 that comes later turns from nothing, one that is there no more turns into nothing.
 
-So many changes are kept, and of one thing no more than a quarter of them: what flaps all night does not push out the
-one turn that explains it. Changes are numbered from 1 without a gap, so that somebody who has seen some can ask for
-the rest.
+So many changes are kept, and of one thing no more than a quarter of them; when there are too many, the oldest goes of
+the thing that has the most. So what flaps all night, be it many things at once, does not push out the one turn that
+explains it. Changes are numbered from 1 without a gap, so that somebody who has seen some can ask for the rest.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Transitions:
         if len(of_this) > self._most_of_one:
             self._drop(of_this[0])
         if len(self._kept) > self._most:
-            self._drop(next(iter(self._kept)))
+            self._drop(max(self._of.values(), key=len)[0])
         return change
 
     def _drop(self, number: int) -> None:

@@ -11,8 +11,9 @@
 An event is written once and goes to all who watch, L{MOST_WATCHERS} at the most. To somebody who has not read what was
 sent nothing more is written; when he reads again he is told everything anew, and when he does not within
 L{UNREAD_SECONDS} he is cut off. So what waits for a watcher in our memory is what one connection may have waiting and
-one event more. Where nothing is to be told for L{HEARTBEAT_SECONDS}, a comment says that we are there. A stream is no
-question that was answered: it is counted where it is let in, and not among the requests, which the ledger records.
+one event more; and the kernel, which would take megabytes before we noticed anything, is given L{SEND_BUFFER_BYTES}.
+Where nothing is to be told for L{HEARTBEAT_SECONDS}, a comment says that we are there. A stream is no question that was
+answered: it is counted where it is let in, and not among the requests, which the ledger records.
 
 The port cannot close while somebody watches: L{Watchers.stop} is to be called before.
 """
@@ -22,7 +23,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from importlib.resources import files
 from math import inf
-from typing import ClassVar, Final, Protocol
+from socket import SO_SNDBUF, SOL_SOCKET
+from typing import Any, ClassVar, Final, Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from twisted.python.failure import Failure
@@ -41,6 +43,7 @@ RETRY_AFTER_SECONDS: Final = 10
 HEARTBEAT_SECONDS: Final = 15.0
 UNREAD_SECONDS: Final = 20.0
 LOOK_SECONDS: Final = 5.0
+SEND_BUFFER_BYTES: Final = 65_536
 LONGEST_ID: Final = 80
 
 POLICY: Final = (
@@ -264,6 +267,7 @@ class Watchers:
             self._overview.listeners.append(self._tell)
             self._next = self._clock.callLater(LOOK_SECONDS, self._look)
         self._all[request] = watcher
+        _buffer_little(request.channel.transport)
         request.registerProducer(watcher, True)  # type: ignore[no-untyped-call]
         self._tell_whole(watcher)
 
@@ -328,6 +332,13 @@ class Watchers:
                     watcher.request.channel.cut()
             elif now - watcher.written_at >= HEARTBEAT_SECONDS:
                 watcher.write(b": still here\n\n")
+
+
+def _buffer_little(transport: Any) -> None:
+    tcp = getattr(transport, "transport", transport)  # that of TLS has another beneath it
+    handle = getattr(tcp, "getHandle", None)
+    if handle is not None:
+        handle().setsockopt(SOL_SOCKET, SO_SNDBUF, SEND_BUFFER_BYTES)
 
 
 def operator_pages(

@@ -31,7 +31,7 @@ from tbeast.domain.usage import Ledger
 from tbeast.interfaces import Now
 from tbeast.servers.datagramsockets import KernelDrops
 from tbeast.servers.gate import Gate
-from tbeast.servers.lrs import SERVICE, Reports
+from tbeast.servers.lrs import SERVICE, STOPPING, Reports
 
 DROPS_LOOK_SECONDS: Final = 1.0
 """How often the kernel is asked what it has dropped."""
@@ -160,6 +160,8 @@ class ReportDatagrams(DatagramProtocol):
             self._refuse(report.problem.code, asked)
         elif report.body is not None and self._record(asked, 200, is_given=True):
             self._send(report.body, 200, asked.addr)
+        else:
+            report.break_off(STOPPING)
         report.close()
 
     def _failed(self, reason: Failure, asked: _Asked) -> None:

@@ -332,8 +332,9 @@ class _NodeCollector(Collector):
         qualities = dict.fromkeys(QUALITIES, 0)
         for code in self._answers.assets.assets:
             qualities[self._answers.quality_of(code, now)] += 1
-        for quality, number in qualities.items():
-            yield "assets", (quality,), number
+        if any(qualities.values()):  # a node that serves reports alone knows no assets, and nobody misses their prices
+            for quality, number in qualities.items():
+                yield "assets", (quality,), number
         yield "shelf_replies", (), len(self._answers.shelf.replies)
 
     def _behind(self, now: float) -> Iterator[tuple[str, tuple[str, ...], float]]:

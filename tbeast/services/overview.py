@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import pairwise
 from math import isfinite
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from attrs import frozen
 from twisted.internet.defer import Deferred
@@ -112,6 +112,7 @@ class Sources:
     @ivar recorded: how many requests of this process the database has taken; C{None}: that is not counted.
     @ivar governor: what the governor of connections sees; C{None}: there is none.
     @ivar cluster: the statistics of all nodes; C{None}: there are none.
+    @ivar ready: whether the node should be sent questions, and under C{reasons} why not; C{None}: nobody knows.
     """
 
     assets: Callable[[], AssetMap]
@@ -124,6 +125,7 @@ class Sources:
     recorded: Callable[[], int] | None = None
     governor: Callable[[], Mapping[str, object]] | None = None
     cluster: Cluster | None = None
+    ready: Callable[[], tuple[bool, Mapping[str, Any]]] | None = None
 
 
 @frozen
@@ -184,7 +186,7 @@ class Overview:
         states = self._seen = self._states()
         self.transitions.see(now, _things(states))
         self._counters.gather()
-        self._tallies.append((now, self._tally(states.view)))
+        self._tallies.append((now, self._tally()))
         self._times.append(latencies.read(self._counters))
         assets = self._from.assets()
         if assets is not self._assets:
@@ -228,17 +230,19 @@ class Overview:
 
     def _states(self) -> _States:
         sources = self._from
-        view = None if sources.governor is None else sources.governor()
+        view = None if sources.governor is None else _with_workers(sources.governor())
         return _States(sources.feeds(), sources.backing(), sources.listening(), view)
 
-    def _tally(self, view: Mapping[str, object] | None) -> _Tally:
-        answered = refused = failed = 0
+    def _tally(self) -> _Tally:
+        answered = refused = failed = turned_away = 0
         for key, number in self._counters.counts.items():
             if key[0] == "requests" and key[1] in clusterstats.SERVICES:
                 answered += number
                 refused += number if key[3] in ("401", "429") else 0
                 failed += number if key[3].startswith("5") else 0
-        return _Tally(answered, refused, failed, _number((view or {}).get("refused")))
+            elif key[0] == "refused_connections":  # those of workers too, which the governor of a hub does not know
+                turned_away += number
+        return _Tally(answered, refused, failed, turned_away)
 
     def _rates(self) -> list[Row]:
         """By look, the oldest first: what came in it, a second."""
@@ -257,7 +261,7 @@ class Overview:
         said = complaints(
             Facts(
                 feeds, parts, listening, missing, expected, minute.answered, minute.failed, median,
-                metering.under_way, minute.turned_away, _unwell(view), self._nodes_why,
+                metering.under_way, minute.turned_away, _unwell(view), self._nodes_why, self._unready(),
             )
         )  # fmt: skip
         newest = list(self._tallies)[-2:]
@@ -276,9 +280,15 @@ class Overview:
             "usage": self._usage(metering, now),
             "parts": [_part(part, now) for part in parts],
             "listeners": dict(listening),
-            "governor": view,
+            "governor": view and {**view, "refused": self._tallies[-1][1].turned_away if self._tallies else 0},
             "cluster": self._cluster(now),
         }
+
+    def _unready(self) -> str:
+        if self._from.ready is None:
+            return ""
+        is_ready, said = self._from.ready()
+        return "" if is_ready else "; ".join(map(str, said["reasons"]))
 
     def _prices(self, now: float) -> tuple[list[Row], list[str], int]:
         """A row for each asset, those that should have a fresh price and have none, and how many should."""
@@ -310,7 +320,7 @@ class Overview:
         (_, first), (_, last) = told[0], told[-1]
         return _Tally(
             last.answered - first.answered, last.refused - first.refused, last.failed - first.failed,
-            max(0, last.turned_away - first.turned_away),
+            last.turned_away - first.turned_away,
         )  # fmt: skip
 
     def _requests(self) -> list[Row]:
@@ -374,6 +384,20 @@ def _things(states: _States) -> dict[str, tuple[str, str]]:
     return things
 
 
+def _with_workers(view: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A hub's view of the connections, with those of its workers, each of which has a governor of its own."""
+    workers = [each for each in view.get("nodes", ()) if each["node"].startswith(f"{view['node']}/")]
+    if not workers:
+        return view
+    told = {**view, "share": view["share"] + sum(each["claim"] for each in workers)}
+    for name in ("connections", "limit"):
+        told[name] = view[name] + sum(each[name] for each in workers)
+    worst = min(workers, key=lambda each: float(each["health"]))
+    if worst["health"] < view["health"]:
+        told |= {"health": worst["health"], "health_reason": f"the worker {worst['node']} is not well"}
+    return told
+
+
 def _unwell(view: Mapping[str, object] | None) -> str:
     if view is None:
         return ""
@@ -383,10 +407,6 @@ def _unwell(view: Mapping[str, object] | None) -> str:
     if isinstance(health, int | float) and health < 1.0:
         return str(view.get("health_reason") or "the node is not well")
     return ""
-
-
-def _number(value: object) -> int:
-    return int(value) if isinstance(value, int | float) else 0
 
 
 def _quality(asset: Asset, quote: Quote | None, now: float) -> str:

@@ -2,7 +2,7 @@
 
 A report goes through these, in this order: is there room; has the month one left; where is it cut; its rows; the log.
 Who is told in time that something is wrong, before the first row went out, has used up nothing; a report that fails by
-our fault is given back (L{tbeast.services.reportbook}).
+our fault, or because the node stops, is given back (L{tbeast.services.reportbook}).
 
 The month has as many reports as the key's plan says. A further page is of a report that was made (see
 L{tbeast.domain.reportorders}); if it is not, because the cursor was made up or is a day old, it is a report like any
@@ -12,8 +12,9 @@ however often they are asked for.
 At most L{MOST_READING} reports are read at a time, because each may hold a connection to the database, and at most
 L{MOST_OF_ONE} of one key; beyond that a report is refused at once. One whose client does not take what was read waits,
 and is not read meanwhile, so it is not counted among them; with such there may be L{MOST_OPEN} in all. A report is open
-until its client has taken it, so what waits for slow clients is bounded. Beside that each key has a bucket, which has
-nothing to do with that of its questions.
+until its client has taken it, so what waits for slow clients is bounded. The operator, who comes when something is
+wrong, has his L{MOST_OF_ONE} however many others there are. Beside that each key has a bucket, which has nothing to do
+with that of its questions.
 
 What has pages is read page by page and given whole; what has none is read while it goes out, and never more than a
 chunk of it is here. It is written a few lines at a time, with a turn of the reactor between, because the prices are
@@ -82,9 +83,10 @@ AWAY_SECONDS: Final = 5.0
 WRITTEN_AT_ONCE: Final = 200
 """Lines. It takes a millisecond or two."""
 
+CLIENT: Final = "client"
 DATABASE: Final = "database"
 FAULT: Final = "fault"
-"""Why a report was broken off by us."""
+"""Why a report was broken off. Whatever was not the client's doing is ours."""
 
 
 class UsageReading(Protocol):
@@ -175,10 +177,16 @@ class Report:
             self._reports.reading += 1
 
     def break_off(self, why: str) -> None:
-        """It ends before its end, and that is noted; if it has ended, it is only closed."""
+        """It ends before its end, or was made whole and does not go out; noted if it has not ended.
+
+        @param why: unless this is L{CLIENT}, what was used up for it is given back.
+        """
         self.close()
+        is_ours = why != CLIENT
         if not self._is_over:
-            self._reports.book.note_soon(self._end(200, why, is_ours=why in (DATABASE, FAULT)))
+            self._reports.book.note_soon(self._end(200, why, is_ours))
+        elif is_ours:
+            self._give_back()
 
     def close(self) -> None:
         """It was taken, or will not be: there is room for another. To be called once nothing of it is left here."""
@@ -272,8 +280,14 @@ class Report:
         """It is over: nothing is read any more, and if it was our fault it is given back."""
         self.wait()
         self._is_over = True
-        if is_ours and self._claimed is not None:
-            self._reports.book.owe(self.key_id, self._claimed)
+        if is_ours:
+            self._give_back()
+
+    def _give_back(self) -> None:
+        """What was used up for it, once."""
+        claimed, self._claimed = self._claimed, None
+        if claimed is not None:
+            self._reports.book.owe(self.key_id, claimed)
 
     async def _end(self, status: int, broken_off: str = "", is_ours: bool = False) -> None:
         """Note what became of it; once."""
@@ -347,7 +361,8 @@ class Reports:
         """
         report = Report(self, account, asked, began_at, id_json)
         of_one = self.open[report.key_id] >= self._most_of_one
-        if of_one or self.reading >= self._most_reading or self.open.total() >= self._most_open:
+        is_full = self.reading >= self._most_reading or self.open.total() >= self._most_open
+        if of_one or (is_full and account is not None):
             whose = (
                 f"The key has {self._most_of_one} reports being made" if of_one else "Too many reports are being made"
             )

@@ -39,8 +39,9 @@ LOST_AT_MOST_MS: Final = 400.0
 
 RECORDED_SQL: Final = (
     "SELECT node, extract(epoch FROM at)::float8, request_count::bigint FROM usage_logs"
-    " WHERE key_id = %s AND admitted AND status = 200"
+    " WHERE key_id = %s AND admitted AND status = 200 AND asset <> ''"
 )
+"""Prices alone are asked here; a page that says whether a key is known is recorded, too, and names no asset."""
 
 
 @define
@@ -142,6 +143,7 @@ class Asking:
 
     @ivar answers: by node and the number of its life.
     @ivar refused: answers with an error, by its code or its HTTP status.
+    @ivar turned_away: how many connections were refused before anything was asked on them.
     @ivar admitted: told of each answer without an error, with the node's name.
     @ivar longest_silence: the longest time between two answers without an error, in seconds; may be set back.
     """
@@ -157,6 +159,7 @@ class Asking:
     ) -> None:
         self.answers: dict[tuple[str, int], Answers] = {}
         self.refused: Counter[str] = Counter()
+        self.turned_away = 0
         self.admitted = admitted
         self.longest_silence = 0.0
         self._rate = rate
@@ -308,6 +311,9 @@ class _Line(DatagramProtocol):
     def answered(self, status: int) -> None:
         self._asking.came(self.node, "" if status == 200 else str(status))
 
+    def turned_away(self) -> None:
+        self._asking.turned_away += 1
+
     def _dial(self) -> None:
         port = self.node.ports["TCP_PORT_LPO"]
         self._connector = self._reactor.connectTCP("127.0.0.1", port, _Dialing(self), timeout=2)
@@ -364,8 +370,12 @@ class _Http(Protocol):
             return
         length = int(next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))[15:])
         if len(rest) >= length:
-            self._data, self.waits = rest[length:], False
-            self._line.answered(int(head.split(b" ", 2)[1]))
+            was_asked, self.waits = self.waits, False
+            self._data = rest[length:]
+            if was_asked:
+                self._line.answered(int(head.split(b" ", 2)[1]))
+            else:  # the governor refuses a connection before it has read anything: that answers no question
+                self._line.turned_away()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._line.http_lost(self)

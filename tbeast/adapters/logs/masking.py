@@ -24,7 +24,7 @@ _SECRET_NAME: Final = re.compile(
 _LOOKS_SECRET: Final = (
     (re.compile(r"\btb_([0-9A-Za-z]{10})_[0-9A-Za-z]{32}"), rf"tb_\1_{MASK}"),
     (re.compile(r"(?i)\b(bearer\s+|authorization\W{1,5}basic\s+)[A-Za-z0-9._~+/=-]{8,}"), rf"\1{MASK}"),
-    (re.compile(r"(?i)\b(x-api-key|x-admin-key|password)(\"?'?\s*[:=]\s*\"?'?)[^\s\"',;&]+"), rf"\1\2{MASK}"),
+    (re.compile(r"(?i)\b(x-api-key|x-admin-key|password)(\"?'?\s*[:=]\s*(?:\[?b?[\"'])?)[^\s\"',;&]+"), rf"\1\2{MASK}"),
     (re.compile(r"(\w://)[^\s/@:]{0,200}:[^\s/]{0,500}@"), rf"\1{MASK}@"),
 )
 

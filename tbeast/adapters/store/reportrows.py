@@ -2,7 +2,8 @@
 
 A report is a cut (see L{tbeast.domain.reports}): what was written up to one time, and nothing later. A row has its time
 of writing from within the transaction that writes it, and is seen by others a moment later, when that ends; so the cut
-is not the present, but where the oldest transaction that writes began.
+is not the present, but where the oldest transaction that writes began. What the time is, is asked before it is looked
+who writes: whoever begins in between then writes after the cut.
 
 Lines are read in chunks by position, each a statement of its own, so that a report of a million lines keeps neither a
 transaction open nor more than a chunk in memory.
@@ -32,17 +33,19 @@ _RANGE: Final = f"at >= {_TIME.format('from_us')} AND at < {_TIME.format('to_us'
 _PLACE: Final = f"(at, id) > ({_TIME.format('after_us')}, %(after_id)s::uuid)"
 _WRITTEN: Final = f"written_at > {_TIME.format('since_us')}"
 
+_NOW: Final = f"SELECT {_US.format('clock_timestamp()')}"
 _MOMENT: Final = (
     "SELECT origin || ':' || (SELECT oid FROM pg_database WHERE datname = current_database()),"
-    f" {_US.format('clock_timestamp()')}, {_US.format('began')} FROM sync_runs, (SELECT min(xact_start) AS began FROM"
+    f" {_US.format('began')} FROM sync_runs, (SELECT min(xact_start) AS began FROM"
     " pg_stat_activity WHERE backend_xid IS NOT NULL AND datname = current_database() AND pid <> pg_backend_pid())"
     " AS writing WHERE job = %s"
 )
 _USAGE: Final = (
     f"SELECT {_US.format('at')}, id::text, key_id, node, service, protocol, asset, source, cache_tier, status,"
     f" admitted, request_count, response_us_sum, response_us_max, written_at > {_TIME.format('cut_us')} FROM usage_logs"
-    " WHERE {which} ORDER BY at, id LIMIT %(limit)s"
+    " WHERE {which} ORDER BY usage_logs.at, usage_logs.id LIMIT %(limit)s"
 )
+_WRITTEN_BEFORE: Final = "SELECT count(*) FROM (SELECT FROM usage_logs WHERE {which} LIMIT %(limit)s) AS counted"
 _SUMS: Final = (
     "SELECT asset, source, service, protocol, admitted, sum(request_count)::bigint, sum(response_us_sum)::bigint,"
     f" max(response_us_max), {_US.format('min(at)')}, {_US.format('max(at)')} FROM usage_logs"
@@ -50,7 +53,7 @@ _SUMS: Final = (
 )
 _MADE: Final = (
     f"SELECT {_US.format('at')}, id::text, key_id, node, report, format, status, row_count, response_us, details::text"
-    " FROM report_usage_logs WHERE {which} ORDER BY at, id LIMIT %(limit)s"
+    " FROM report_usage_logs WHERE {which} ORDER BY report_usage_logs.at, report_usage_logs.id LIMIT %(limit)s"
 )
 _SUMS_MADE: Final = (
     "SELECT report, format, count(*), count(*) FILTER (WHERE status >= 400), sum(row_count)::bigint,"
@@ -63,10 +66,13 @@ def moment(connection: Connection) -> Moment:
     """See where the database stands."""
     with connection.cursor() as cursor:
         cursor.execute("INSERT INTO sync_runs (job) VALUES (%s) ON CONFLICT DO NOTHING", (JOB,))
+        cursor.execute(_NOW)
+        now = cursor.fetchone()
         cursor.execute(_MOMENT, (JOB,))
         found = cursor.fetchone()
+    assert now is not None
     assert found is not None
-    origin, now_us, began_us = found
+    (now_us,), (origin, began_us) = now, found
     return Moment(origin, now_us, now_us if began_us is None else min(now_us, began_us))
 
 
@@ -84,6 +90,19 @@ def usage(
     )  # fmt: skip
     lines = [UsageLine(*row[:-1]) for row in rows]
     return WrittenLines(lines, frozenset(row[1] for row in rows if row[-1]), len(rows) == limit)
+
+
+def written_before(connection: Connection, query: ReportQuery, since_us: int, after: Place, most: int) -> int:
+    """Count the lines of a report that come after a place and were written up to a time.
+
+    @param since_us: that time, in microseconds since the epoch.
+    @param most: where to stop counting.
+    """
+    which = [_RANGE, _PLACE, *_filters(query), f"NOT {_WRITTEN}"]
+    ((count,),) = _selected(
+        connection, _WRITTEN_BEFORE, which, query, since_us=since_us, limit=most, after_us=after[0], after_id=after[1]
+    )
+    return int(count)
 
 
 def usage_sums(connection: Connection, query: ReportQuery, since_us: int, cut_us: int) -> list[tuple[UsageKey, Sums]]:
@@ -139,6 +158,10 @@ class PostgresReports:
     def usage(self, query: ReportQuery, since_us: int, cut_us: int, after: Place, limit: int) -> Deferred[WrittenLines]:
         """See L{usage}."""
         return self._run(lambda connection: usage(connection, query, since_us, cut_us, after, limit))
+
+    def written_before(self, query: ReportQuery, since_us: int, after: Place, most: int) -> Deferred[int]:
+        """See L{written_before}."""
+        return self._run(lambda connection: written_before(connection, query, since_us, after, most))
 
     def usage_sums(self, query: ReportQuery, since_us: int, cut_us: int) -> Deferred[list[tuple[UsageKey, Sums]]]:
         """See L{usage_sums}."""

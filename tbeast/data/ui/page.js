@@ -174,7 +174,7 @@
     const level = grave ? "bad" : number ? "warn" : "well";
     const things = number === 1 ? "One thing is wrong" : `${number} things are wrong`;
     const said = {
-      bad: `${things}; questions go unanswered or unrecorded`, warn: `${things}; questions are answered`,
+      bad: `${things}; questions go unanswered or unrecorded`, warn: `${things}; the node serves`,
       well: "All is well",
     }[level];
     mark($("verdict"), "level", level);

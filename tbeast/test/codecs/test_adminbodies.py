@@ -66,6 +66,9 @@ class BodyTests(SynchronousTestCase):
         for read in (new_key, key_edit, adminbodies.key_id, adminbodies.parameter_value, adminbodies.most_connections):
             self.refused(read(b""))
 
+    def test_what_no_database_takes(self) -> None:
+        self.refused(new_key(b'{"name":"desk","email":"a@b.c\\u0000"}'), "email")
+
     def test_grace(self) -> None:
         self.assertEqual(90.0, adminbodies.grace_seconds(b'{"grace_seconds":90}'))
         self.refused(adminbodies.grace_seconds(b'{"grace_seconds":-1}'))
@@ -114,7 +117,8 @@ class QueryTests(SynchronousTestCase):
             (b"page_size=", "malformed_parameter"), (b"page_size=%C2%B2", "malformed_parameter"),
             (b"revoked=maybe", "malformed_parameter"), (b"teir=pro", "unknown_parameter"),
             (b"tier=pro&tier=free", "duplicate_parameter"), (b"name=%ff", "malformed_parameter"),
-            (b"name=\xff", "malformed_parameter"),
+            (b"name=\xff", "malformed_parameter"), (b"name=a%00", "malformed_parameter"),
+            (b"cursor=%00", "malformed_parameter"),
         ):  # fmt: skip
             self.assertEqual(code, self.code(query), query)
 

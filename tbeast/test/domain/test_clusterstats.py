@@ -16,6 +16,7 @@ from tbeast.domain.clusterstats import (
     MAX,
     MIN,
     NAMES,
+    OF_PRICES,
     STATISTICS,
     SUM,
     Fault,
@@ -37,7 +38,7 @@ def feed(exchange: str, state: str) -> FeedStatus:
 
 QUIET = Gauges(
     uptime_seconds=7.9, requests_per_second=0.0, response_p50_us=0, response_p99_us=0, connections=0,
-    reactor_lag_ms=0.0, feeds=(), qualities={}, usage_waiting=0, usage_batches=0,
+    reactor_lag_ms=0.0, feeds=(), qualities={"degraded": 1}, usage_waiting=0, usage_batches=0,
     spooled_batches=0,
 )  # fmt: skip
 
@@ -124,6 +125,14 @@ class OwnTests(SynchronousTestCase):
             },
             found,
         )  # fmt: skip
+
+    def test_a_node_of_reports_alone_is_not_the_worst_one(self) -> None:
+        """It has no feeds and no prices, and misses none."""
+        reports = own(self.counters, evolve(QUIET, qualities={}))
+        self.assertEqual(set(NAMES) - set(OF_PRICES), set(reports))
+        prices = own(self.counters, evolve(QUIET, feeds=[feed("okx", LIVE)], qualities={"good": 150}))
+        total = added_up([prices, reports])
+        self.assertEqual([1, 150, 0], [total[name] for name in OF_PRICES])
 
 
 class AddedUpTests(SynchronousTestCase):

@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tbeast.domain.backing import PartStatus
 from tbeast.domain.complaints import FEW_ANSWERS, MANY_BATCHES, SLOW_US, Complaint, Facts, complaints
-from tbeast.domain.feedstatus import DOWN, LATE, LIVE, OFF, FeedStatus
+from tbeast.domain.feedstatus import DOWN, LATE, LIVE, OFF, PAUSED, FeedStatus
 
 
 def feed(exchange: str, state: str, heard: float | None = 0.5, why: str = "") -> FeedStatus:
@@ -53,6 +53,16 @@ class ComplaintTests(SynchronousTestCase):
     def test_a_feed_that_never_spoke(self) -> None:
         said = self.said(feeds=[feed("okx", LIVE), feed("kraken", "connecting", None)])
         self.assertEqual([(False, "The feed of kraken is connecting, nothing heard yet")], said)
+
+    def test_a_feed_that_was_paused(self) -> None:
+        said = self.said(feeds=[feed("okx", LIVE), feed("kraken", PAUSED, None, "paused by the operator")])
+        self.assertEqual([(False, "The feed of kraken is paused by the operator")], said)
+
+    def test_not_ready(self) -> None:
+        """Balancers send nothing, whatever else is well."""
+        said = self.said(unready="warming up: 3 of 150 assets have a fresh price", failed=1)
+        self.assertEqual((True, "The node is not ready: warming up: 3 of 150 assets have a fresh price"), said[0])
+        self.assertEqual(2, len(said))
 
     def test_no_feed_is_live(self) -> None:
         said = self.said(feeds=[feed("okx", LATE, 40.0), feed("kraken", DOWN, 9_000.0), feed("gemini", OFF)])

@@ -63,6 +63,18 @@ class ChangeTests(SynchronousTestCase):
         self.assertEqual(5, sum(change.what == "feed" for change in kept))
         self.assertEqual(ring.last, kept[-1].number)
 
+    def test_many_that_flap_leave_room(self) -> None:
+        """A network that comes and goes takes all feeds with it."""
+        ring = Transitions(20)
+        feeds = [f"feed {number}" for number in range(8)]
+        ring.see(0.0, {"database": ("up", ""), **dict.fromkeys(feeds, ("live", ""))})
+        for second in range(1, 101):
+            feed = ("live" if second % 2 else "late", "")
+            ring.see(float(second), {"database": ("away", "why"), **dict.fromkeys(feeds, feed)})
+        kept = ring.after(0)
+        self.assertEqual("database", kept[0].what)
+        self.assertEqual((20, ring.last), (len(kept), kept[-1].number))
+
 
 looks = st.lists(
     st.dictionaries(st.sampled_from("abcdefgh"), st.tuples(st.sampled_from(("up", "away", "late")), st.just(""))),

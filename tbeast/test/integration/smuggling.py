@@ -325,7 +325,7 @@ class Outcome:
 
 
 def _wait_until_told(answered: Callable[[], int]) -> None:
-    """Wait until all that was answered before is counted: of several processes each tells what it has answered later."""
+    """Wait until all that was answered before is counted: of several processes each tells of it a moment later."""
     before, since = answered(), time.monotonic()
     while time.monotonic() - since < SETTLED_SECONDS:
         time.sleep(0.05)

@@ -7,6 +7,7 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from tbeast.domain.clusterstats import OF_PRICES
 from tbeast.domain.counters import FAMILIES
 from tbeast.domain.governor import STATES as GOVERNOR_STATES
 from tbeast.servers.metrics import GAUGES, MORE_COUNTERS, PART_STATES, TIMES
@@ -138,3 +139,15 @@ class MonitoringTests(AccountsCase):
         self.assertGreater(found["governor_limit"][()], 0.0)
         self.assertLessEqual(found["governor_connections"][()], found["governor_limit"][()])
         self.assertLessEqual(found["governor_limit"][()], found["governor_cluster_limit"][()])
+
+    async def test_a_node_of_reports_alone(self) -> None:
+        """It has no feeds and no prices, so there is nothing of them that could be an alarm, here or on the page."""
+        daemon = await self.daemon(SERVER_TYPE="REPORT_SERVER")
+        exposition = daemon.parts.metrics.exposition().decode()
+        sampled = {family.name for family in text_string_to_metric_families(exposition) if family.samples}
+        silent = {"tbeast_assets", "tbeast_feed_state", "tbeast_feed_symbols", "tbeast_rest_late_symbols"}
+        self.assertEqual((set(), {"tbeast_ready"}), (sampled & silent, sampled & {"tbeast_ready"}))
+        self.assertEqual(set(), daemon.parts.cluster_stats.own().keys() & set(OF_PRICES))
+        overview = daemon.parts.operating.overview
+        overview.look()
+        self.assertEqual(([], [0, 0]), (overview.snapshot()["complaints"], overview.snapshot()["priced"]))

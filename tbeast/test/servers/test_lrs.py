@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionLost
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -302,8 +303,6 @@ class StreamTests(LrsCase):
         self.assertEqual(3, self.desk.log.counts.total())
 
     def test_the_client_goes_away_before_the_first_row(self) -> None:
-        from twisted.internet.defer import Deferred
-
         waiting: Deferred[None] = Deferred()
         self.desk.reading.pausing = [waiting]
         self.begin()
@@ -337,6 +336,18 @@ class StreamTests(LrsCase):
         self.assertEqual(["stopping"], [why for _, why in self.status()])
         self.assertEqual(1, self.house.ledger.requests)
         self.assertFalse(self.ended())
+        self.assertEqual(0, self.desk.log.counts.total())
+        self.assert_over()
+
+    def test_the_port_closes_before_what_is_whole_goes_out(self) -> None:
+        """It was made, and nobody has it: that uses up nothing."""
+        waiting: Deferred[None] = Deferred()
+        self.desk.reading.pausing = [waiting]
+        self.begin("/reports/usage")
+        self.site.stopFactory()
+        waiting.callback(None)
+        self.turn()
+        self.assertEqual((b"", 0), (bytes(self.wire.transport.value()), self.desk.log.counts.total()))
         self.assert_over()
 
     def test_the_ledger_is_closed(self) -> None:

@@ -186,7 +186,7 @@ class RuleTests(LrsUdpCase):
         """Nobody is answered whose answer is not recorded."""
         self.house.ledger.is_closed = True
         self.assertIsNone(self.ask(FREE.encode() + b"|summary|7"))
-        self.assertEqual(1, self.dropped(STOPPING))
+        self.assertEqual((1, 0), (self.dropped(STOPPING), self.desk.log.counts.total()))
 
     def test_what_cannot_be_sent(self) -> None:
         self.sent.error = OSError("no room")

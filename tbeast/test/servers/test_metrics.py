@@ -9,6 +9,7 @@ from attrs import evolve
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.trial.unittest import SynchronousTestCase
 
+from tbeast.domain.assetmap import AssetMap
 from tbeast.domain.backing import PartStatus
 from tbeast.domain.board import REST, WS, Board
 from tbeast.domain.counters import FAMILIES
@@ -266,3 +267,11 @@ class GovernorTests(MetricsCase):
             tuple(samples[f"governor_{name}",] for name in ("connections", "limit", "health")),
         )
         self.assertEqual(1.0, samples["governor_state", SHARING])
+
+
+class WithoutPricesTests(MetricsCase):
+    def test_a_node_of_reports_alone_misses_no_price(self) -> None:
+        """What stands at 0 there would be an alarm."""
+        self.assertIn(("assets", "good"), self.samples())
+        self.house.answers.adopt(AssetMap({}, {}))
+        self.assertNotIn("assets", {key[0] for key in self.samples()})

@@ -114,6 +114,9 @@ class MemoryStore(Away):
     async def usage(self, query: ReportQuery, since_us: int, cut_us: int, after: Place, limit: int) -> WrittenLines:
         raise AssertionError("the reading is asked for it")
 
+    async def written_before(self, query: ReportQuery, since_us: int, after: Place, most: int) -> int:
+        raise AssertionError("the reading is asked for it")
+
     async def usage_sums(self, query: ReportQuery, since_us: int, cut_us: int) -> list[tuple[UsageKey, Sums]]:
         self.ask()
         summary = usage_summary()

@@ -72,12 +72,14 @@ class OverviewCase(SynchronousTestCase):
             "state": "sharing", "limit": 100, "refused": 0, "health": 1.0, "health_reason": "", "last_move": None,
         }  # fmt: skip
         self.cluster = Cluster()
+        self.ready: tuple[bool, Mapping[str, Any]] = (True, {"reasons": []})
         self.overview = Overview(
             About("n1", "1.2.3", "life", False, {"workers": "1"}),
             Sources(
                 assets=lambda: self.assets, quotes=lambda: self.quotes, feeds=lambda: self.feeds,
                 backing=lambda: self.parts, listening=lambda: self.listening, metering=lambda: self.metering,
                 waiting=lambda: 17, recorded=lambda: 40, governor=lambda: self.view, cluster=self.cluster,
+                ready=lambda: self.ready,
             ),
             self.counters, lambda: self.time,
         )  # fmt: skip
@@ -201,10 +203,35 @@ class SnapshotTests(OverviewCase):
         said: Any = self.overview.snapshot()["complaints"]
         self.assertEqual(["Fewer connections are taken: cut off from the other nodes"], [text for _, text in said])
 
+    def test_not_ready(self) -> None:
+        """What a balancer is told stands first."""
+        self.ready = (False, {"reasons": ["the database: away", "warming up"]})
+        self.look()
+        said: Any = self.overview.snapshot()["complaints"]
+        self.assertEqual([1, "The node is not ready: the database: away; warming up"], said[0])
+
+    def test_the_governor_of_a_node_with_workers(self) -> None:
+        """Each worker has one of its own; the node is all of them."""
+        self.view |= {
+            "node": "n1", "connections": 1, "limit": 100, "share": 110,
+            "nodes": [
+                {"node": name, "connections": 20, "limit": 200, "claim": 220, "health": health}
+                for name, health in (("n1", 1.0), ("n1/w1a", 0.4), ("n1/w2a", 1.0), ("n10/w1a", 0.1))
+            ],
+        }  # fmt: skip
+        self.counters.count("refused_connections", "lpo", by=7)
+        self.look()
+        told: Any = self.overview.snapshot()["governor"]
+        names = ("connections", "limit", "share", "refused", "health")
+        self.assertEqual((41, 500, 550, 7, 0.4), tuple(told[name] for name in names))
+        said: Any = self.overview.snapshot()["complaints"]
+        self.assertIn("Fewer connections are taken: the worker n1/w1a is not well", [text for _, text in said])
+
     def test_turned_away(self) -> None:
         self.quotes = {code: quote_of(code) for code in self.assets.assets}
         self.look()
-        self.view["refused"] = 12
+        self.counters.count("refused_connections", "lpo", by=11)  # those of workers, whom this governor does not know
+        self.counters.count("refused_connections", "lrs")
         self.look()
         said: Any = self.overview.snapshot()["complaints"]
         self.assertEqual(["12 connections were turned away in the last minute"], [text for _, text in said])

@@ -63,6 +63,10 @@ class Store:
         later = frozenset(line.id for line, written in found if written > cut_us)
         return WrittenLines([line for line, _ in found], later, len(found) == limit)
 
+    async def written_before(self, query: ReportQuery, since_us: int, after: Place, most: int) -> int:
+        found = [line for line, written in self.rows if written <= since_us and evolve(query, after=after).takes(line)]
+        return len(found[:most])
+
     async def usage_sums(self, query: ReportQuery, since_us: int, cut_us: int) -> list[tuple[UsageKey, Sums]]:
         raise AssertionError("nobody asks for it here")
 
@@ -178,6 +182,15 @@ class BreakingTests(ReadingCase):
             self.assertEqual(self.lines, self.read(self.reading, ALL, cut))
         self.assertIn(0, self.store.asked)
         self.assertEqual(2, len(self.log.having("a report goes on with the database alone")))
+
+    def test_it_has_lost_lines(self) -> None:
+        """Whichever, and however many: it is left where the first is missing."""
+        cut = self.cut(self.reading)
+        for lost in (slice(0, 1), slice(30, 31), slice(-1, None), slice(0, None), slice(7, 50)):
+            self.copy.lines = list(self.lines)
+            del self.copy.lines[lost]
+            self.assertEqual(self.lines, self.read(self.reading, ALL, cut))
+        self.assertEqual(5, len(self.log.having("a report goes on with the database alone")))
 
     def test_it_is_away(self) -> None:
         self.copy.breaks_after, self.copy.error = 0, CacheUnavailableError("away")

@@ -300,6 +300,19 @@ class FailingTests(ReportsCase):
         self.assertEqual(([("summary", 500, "fault")], 0), (self.statuses(), self.used()))
         self.assert_over()
 
+    def test_the_node_stops(self) -> None:
+        """That is no doing of the client, whether the report was going out or waited to; it is given back once."""
+        streamed, paged, left = self.begin(USAGE, "format=csv"), self.begin(USAGE), self.begin(USAGE, "format=csv")
+        self.assertEqual(3, self.used())
+        for report in (streamed, paged, paged):
+            report.break_off("stopping")
+        self.assertEqual(1, self.used())
+        left.break_off("client")
+        self.assertEqual(1, self.used())
+        whys = [("usage", 200, None), ("usage", 200, "stopping"), ("usage", 200, "client")]
+        self.assertEqual(whys, self.statuses())
+        self.assert_over()
+
     def test_the_log_alone_is_away(self) -> None:
         """A report that was read is given; it is noted later, once."""
         self.desk.log.away_after = 1
@@ -374,6 +387,15 @@ class RoomTests(ReportsCase):
         for stream in streams:
             stream.wait()
         self.assertIsNotNone(self.problem())
+
+    def test_others_keep_nothing_from_the_operator(self) -> None:
+        """However many are read, or wait for slow clients; his own are as few as anybody's."""
+        self.streams(MOST_READING)
+        self.assertIsNotNone(self.problem())
+        self.assertIsNone(self.problem(None))
+        for _ in range(MOST_OF_ONE):
+            self.begin(USAGE, "format=csv", None)
+        self.assertIsNotNone(self.problem(None))
 
     def test_so_many_of_one_key(self) -> None:
         for _ in range(MOST_OF_ONE):

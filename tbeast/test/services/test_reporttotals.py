@@ -285,6 +285,17 @@ class TotalsTests(TotalsCase):
         self.server.command("DEL", f"usage_log:{ids[200]}")
         await self.assert_equal_to_what_was_written()
 
+    async def test_a_set_is_lost(self) -> None:
+        """As a server does that has no memory left: all of it, or what stood in it before it was begun anew."""
+        await self.write(self.rows(300))
+        await self.age()
+        await self.sync.run()
+        for name in ("usage_logs:index", f"usage_logs:api_key:{KEYS[0]}"):
+            self.server.command("ZREMRANGEBYRANK", name, "20", "-20")
+            await self.assert_equal_to_what_was_written()
+            self.server.command("DEL", name)
+            await self.assert_equal_to_what_was_written()
+
     def _ids(self, connection: Any) -> list[str]:
         with connection.cursor() as cursor:
             cursor.execute("SELECT id::text FROM usage_logs ORDER BY at, id")

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
+from types import SimpleNamespace
+from typing import Any
 
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
-from tbeast.testing.books import LOST_AT_MOST_MS, REMEMBERED, Answers, Entry, entries
+from tbeast.testing.books import LOST_AT_MOST_MS, REMEMBERED, Answers, Asking, Entry, _Http, entries
 from tbeast.testing.upkeep import Life
 
 
@@ -71,3 +75,30 @@ class BooksTests(SynchronousTestCase):
         first, _ = self.book(many, answers(), ("a", 102.0, 1))
         self.assertEqual(float("inf"), first.lost_ms)
         self.assertNotEqual("", first.fault)
+
+
+class HttpTests(SynchronousTestCase):
+    """One connection to a node in its first life."""
+
+    def setUp(self) -> None:
+        node: Any = SimpleNamespace(name="a", kept=SimpleNamespace(lives=[Life(100.0)], serving=True))
+        cluster: Any = SimpleNamespace(nodes=[node])
+        self.asking = Asking(cluster, "key", 1.0, Clock(), lambda: 101.0)
+        self.line = self.asking._lines[0]
+        self.http = _Http(self.line)
+        self.http.makeConnection(StringTransport())
+
+    def hear(self, status: bytes) -> None:
+        self.http.dataReceived(b"HTTP/1.1 %b\r\nContent-Length: 2\r\n\r\n{}" % status)
+
+    def test_answered_and_refused(self) -> None:
+        for number, status in ((4, b"200 OK"), (5, b"429 Too Many")):
+            self.line.ask(number)
+            self.hear(status)
+        ((_, answers),) = self.asking.answers.items()
+        self.assertEqual((2, 1, 1, 0), (answers.asked, answers.answered, answers.refused, answers.unanswered))
+
+    def test_a_connection_that_is_turned_away_answers_nothing(self) -> None:
+        """Else fewer questions would seem to be without an answer, and a row of one of these to be of nobody."""
+        self.hear(b"503 Service Unavailable")
+        self.assertEqual((1, 0, {}), (self.asking.turned_away, self.asking.unanswered, self.asking.refused))

@@ -20,6 +20,7 @@ class MaskingTests(SynchronousTestCase):
             ("Authorization: Bearer abcdefgh.12", f"Authorization: Bearer {MASK}"),
             ("Authorization: Basic dXNlcjpwYXNz", f"Authorization: Basic {MASK}"),
             ("X-API-Key: my-own-key", f"X-API-Key: {MASK}"),
+            ("{b'X-Admin-Key': [b'my-own-key']}", f"{{b'X-Admin-Key': [b'{MASK}']}}"),
             ("postgresql://me:hunter2@db:5432/x failed", f"postgresql://{MASK}@db:5432/x failed"),
             ("redis://:p@ss@cache", f"redis://{MASK}@cache"),
             ("password='hunter2' host=db", f"password='{MASK}' host=db"),

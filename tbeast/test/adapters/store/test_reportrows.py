@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from attrs import evolve
+from psycopg2 import extensions
 
 from tbeast.adapters.store import reportrows
 from tbeast.adapters.store.postgres import connect, target
@@ -30,6 +31,15 @@ from tbeast.testing.postgres import fresh_database
 DAY = 86_400 * SECOND
 ALL = ReportQuery(USAGE, None, NOW_US - 2 * DAY, NOW_US + DAY)
 FOREVER = NOW_US + 10 * DAY
+
+_WATCHED = """
+CREATE TEMP TABLE looked (us bigint);
+CREATE FUNCTION pg_temp.look() RETURNS boolean LANGUAGE plpgsql VOLATILE AS $$ BEGIN
+    INSERT INTO looked VALUES ((extract(epoch FROM clock_timestamp()) * 1000000)::bigint); RETURN true;
+END $$;
+CREATE TEMP VIEW pg_stat_activity AS SELECT * FROM pg_catalog.pg_stat_activity WHERE pg_temp.look() OFFSET 0;
+"""
+"""Stands before the view of that name, and notes when it is looked at."""
 
 
 class ReportRowsCase(SyncRowsCase):
@@ -122,6 +132,17 @@ class UsageTests(ReportRowsCase):
         self.assertEqual((60, 30, False), (len(chunk.lines), len(chunk.later), chunk.goes_on))
         self.assertEqual(whole, chunk.lines)
 
+    def test_how_many_were_written_before(self) -> None:
+        whole = self.lines(ALL)
+        after, since_us = place_of(whole[10]), NOW_US + 29 * SECOND
+        for query in (ALL, evolve(ALL, key_id="abc"), evolve(ALL, asset="ETH", source="median")):
+            later = {line.id for line in self.lines(query, since_us=since_us)}
+            wanted = [line for line in self.lines(query) if place_of(line) > after and line.id not in later]
+            self.assertGreater(len(wanted), 2)
+            for most in (1, len(wanted), 1000):
+                counted = reportrows.written_before(self.connection, query, since_us, after, most)
+                self.assertEqual(min(most, len(wanted)), counted)
+
     def test_sums(self) -> None:
         """They are those of the lines, whatever is chosen, and add up over parts."""
         for query in (ALL, evolve(ALL, key_id="abc"), evolve(ALL, asset="ETH", source="")):
@@ -171,6 +192,28 @@ class MadeTests(ReportRowsCase):
             self.assertEqual((wanted.rows(), wanted.totals), (sums.rows(), sums.totals))
 
 
+class OrderTests(ReportRowsCase):
+    def test_in_the_order_of_the_index(self) -> None:
+        """Lines come in the order that places are compared in, which is not that of words in every language."""
+        said: list[str] = []
+
+        class Recording(extensions.cursor):
+            def execute(self, query: Any, values: Any = None) -> None:
+                said.append(self.mogrify(query, values).decode())
+                super().execute(query, values)
+
+        self.fill()
+        self.connection.cursor_factory = Recording
+        reportrows.usage(self.connection, ALL, 0, FOREVER, ALL.begins_after, 7)
+        reportrows.made(self.connection, evolve(ALL, report=REPORT_USAGE), ALL.begins_after, 7)
+        self.assertEqual(2, len(said))
+        for statement in said:
+            with self.connection.cursor(cursor_factory=extensions.cursor) as cursor:
+                cursor.execute(f"EXPLAIN (VERBOSE) {statement}")
+                keys = [row[0] for row in cursor.fetchall() if "Sort Key" in row[0]]
+            self.assertEqual([], [key for key in keys if "::text" in key])
+
+
 class MomentTests(ReportRowsCase):
     def test_what_is_being_written_is_not_settled(self) -> None:
         url = fresh_database(self)
@@ -193,6 +236,17 @@ class MomentTests(ReportRowsCase):
         other.commit()
         after = self.moment(one)
         self.assertEqual((after.now_us, before.origin), (after.settled_us, after.origin))
+
+    def test_the_time_is_that_before_it_is_looked_who_writes(self) -> None:
+        """Else whoever begins and writes in between would be missing in a report that says it is complete."""
+        connection = connect(target(fresh_database(self)))
+        self.addCleanup(connection.close)
+        with connection.cursor() as cursor:
+            cursor.execute(_WATCHED)
+            found = reportrows.moment(connection)
+            cursor.execute("SELECT min(us) FROM looked")
+            (looked_us,) = cursor.fetchone() or (0,)
+        self.assertLessEqual(found.settled_us, looked_us)
 
     def moment(self, connection: Any) -> Moment:
         found = reportrows.moment(connection)
