@@ -52,7 +52,7 @@ from tbeast.servers.answers import Answers
 from tbeast.servers.door import Door
 from tbeast.servers.health import Health, health_tree
 from tbeast.servers.lpo import lpo_pages
-from tbeast.servers.metrics import Metrics, NodeInfo, Sources
+from tbeast.servers.metrics import GovernorFigures, Metrics, NodeInfo, Sources
 from tbeast.servers.relay import RELAYED, AnswerRelay
 from tbeast.services.assetmaps import AssetMaps
 from tbeast.services.clusterstats import ClusterStats
@@ -245,7 +245,7 @@ class Assembly:
                 spool_limit_bytes=settings.spool_limit_mb * 2**20,
                 workers=lambda: {} if self.workers is None else self.workers.processes(),
                 memory_limit_bytes=memory_limit(), lag=self.lag,
-                governor=self.governing.governor, reports=self._worker_reports,
+                governor=self._governor_told(), reports=self._worker_reports,
             ),
         )  # fmt: skip
 
@@ -267,8 +267,9 @@ class Assembly:
     def _with_door(self, count: int, life: str) -> tuple[ConnectionGovernor, Door]:
         """The door of this process, and who governs it; where there are workers, each has its own."""
         settings, accounting, reactor, now = self.settings, self.accounting, self.reactor, self.now
+        processes = count + (count > 1 and self._has("lrs"))  # a hub that serves reports has a share, too
         law = Governor(
-            settings.cluster_node, life, now(), self._max_connections(), settings.cluster_nodes * count,
+            settings.cluster_node, life, now(), self._max_connections(), settings.cluster_nodes * processes,
             shared=self.adaptive is not None,
         )  # fmt: skip
         door = Door(law, reactor, now, self.new_id, self.counters)
@@ -364,7 +365,13 @@ class Assembly:
         """What the governors of our workers have told last."""
         if self.workers is None:
             return []
-        return [report for report in self.governing.heard if report.node.startswith(f"{self.settings.cluster_node}/")]
+        return self.workers.hub.governed
+
+    def _governor_told(self) -> GovernorFigures:
+        """Whom metrics tell of: where the workers alone have ports, what is heard of theirs."""
+        if self.workers is None or self._has("lrs"):
+            return self.governing.governor
+        return self.workers.hub.overheard
 
     def _backing(self) -> Sequence[PartStatus]:
         workers = [] if self.workers is None else self.workers.status()

@@ -179,7 +179,8 @@ SETTINGS: Final[Mapping[str, Setting]] = {
         Setting("TBEAST_MIGRATE", one_of((AUTO, NEVER)), AUTO,
             "auto: bring the database's schema up to date at the start. never: only tbeast migrate does."),
         Setting("TBEAST_CLUSTER_NODES", whole(1, 1000), 1,
-            "How many nodes share the limits of a key through Valkey. While Valkey is away each admits its share."),
+            "How many nodes share the limits of keys, and the connections, through Valkey. While that is away each has"
+            " its part."),
         Setting("TBEAST_SPOOL_LIMIT_MB", whole(1, 1_000_000), 1024,
             "How much usage that the database has not taken yet may lie in the state folder, in MiB."
             " At the limit the oldest is kept."),

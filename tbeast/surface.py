@@ -35,7 +35,7 @@ from tbeast.interfaces import Now
 from tbeast.native.loading import load
 from tbeast.servers.answers import Answers
 from tbeast.servers.documents import documents
-from tbeast.servers.door import Door
+from tbeast.servers.door import RESERVED, Door
 from tbeast.servers.fastlane import PriceSite
 from tbeast.servers.gate import Gate, Keyring
 from tbeast.servers.lpo import Feeds, NodeStatistics, lpo_pages
@@ -200,7 +200,8 @@ class Surface:
             if native is not None and isinstance(site, PriceSite):
                 native.take_connections(port, site)
             elif door is not None:
-                door.keep(port, site.service, secured=factory is not site)
+                reserved = RESERVED if isinstance(site, LrsSite) else 0
+                door.keep(port, site, site.service, secured=factory is not site, reserved=reserved)
             return port
 
         return self._listener(name or site.service, listen, native.end_connections if native is not None else None)

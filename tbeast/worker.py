@@ -221,7 +221,9 @@ class Room:
         self.counts = WorkerCounts(worker.link, self.ledger, self.counters, reactor, 0.05)
         # workers bear few names in turn, so the hub's life alone does not tell them apart
         life = f"{welcome.life}.{worker.pid}"
-        law = Governor(welcome.name, life, now(), self.max_connections, welcome.nodes)
+        # hubs that serve reports have a share, too
+        hubs = self.settings.cluster_nodes if "lrs" in self.settings.parts else 0
+        law = Governor(welcome.name, life, now(), self.max_connections, welcome.nodes + hubs)
         self.door = Door(law, reactor, now, worker.new_id, self.counters)
         figures = None if self.native is None else self.native.figures
         self.governing = ConnectionGovernor(

@@ -21,7 +21,8 @@ LONGEST: Final = 1_024
 MOST: Final = 10_000_000
 """Connections, of whatever kind."""
 
-_Name = Annotated[str, Meta(min_length=1, max_length=200)]
+_Name = Annotated[str, Meta(min_length=1, max_length=300)]
+"""CLUSTER_NODE has up to 253 characters, and a worker's name a few more."""
 _Connections = Annotated[int, Meta(ge=0, le=MOST)]
 
 

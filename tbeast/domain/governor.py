@@ -25,6 +25,8 @@ B{The promise.} All connections of the cluster together are never more than the 
   4. a process that stood still for longer than it takes to be forgotten, up to its old limit, until its next round;
   5. a node that comes new while the list has just been lost, and cannot see the others before they report again.
 
+The seats that its ports keep for operators (L{tbeast.servers.door}) are not among them.
+
 For a node's connections never exceed its claim in the list: a claim is written before it is used, and lowered after
 the limit was. Of two that claim the same room the one that reads last sees the other's claim, since each writes before
 it reads, and takes only what fits. A node that was not heard for L{SILENCE_SECONDS} knows it and is cut off; the others
@@ -251,6 +253,7 @@ class Governor:
         self._pressed_until = -inf
         self._confirmed = False
         self._sent_at = self._confirmed_at = now
+        self._window_at = -inf
         self._successes = self._throttle = self._troubled = 0
 
     # For each connection and each answer.
@@ -333,7 +336,11 @@ class Governor:
         if not self._sequence:
             self._confirmed_at = now
         in_demand = refused > 0 or self.connections >= IN_DEMAND * self.limit
-        moved = self.health.close_window(now, in_demand, self.connections <= self.limit)
+        moved = False
+        # the second of two rounds that follow each other at once has seen nothing, and would pass for a good window
+        if not 0.0 <= now - self._window_at < EXCHANGE_SECONDS / 2:
+            self._window_at = now
+            moved = self.health.close_window(now, in_demand, self.connections <= self.limit)
         if refused:
             self._pressed_until = now + HOLD_SECONDS
         self._reckon_demand(self.connections + refused)
@@ -342,6 +349,9 @@ class Governor:
             self._stand_alone(now, self.share, self.health.reason if moved else "the total was set")
         elif now - self._confirmed_at >= SILENCE_SECONDS:
             self._cut_off(now)
+        elif self.state == STARTING:  # the total may have become known since the node was made
+            self.share = self._ask = floor_of(self.total, self.nodes)
+            self._set_limit(now, self.share, "the total was set")
         elif moved:
             due = _lessened(self.share, floor_of(self.total, self.known_nodes), self.health.value)
             if due < self.limit:
@@ -428,7 +438,8 @@ class Governor:
 
     def _reckon_demand(self, asked: int) -> None:
         self._demand = max(asked, self._demand // 3)
-        if abs(self._demand - self._published_demand) > max(1, self._published_demand // 20):
+        is_other = abs(self._demand - self._published_demand) > max(1, self._published_demand // 20)
+        if is_other or not self._demand:  # nobody keeps a place for a demand that is over
             self._published_demand = self._demand
 
     def _cut_off(self, now: float) -> None:

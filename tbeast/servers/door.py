@@ -9,10 +9,13 @@ ends. The text is written once in a round, with the date and one request id for 
 it takes an accept and a few calls of the kernel, no protocol, no transport. The socket is then held for a moment with
 our half closed: to close it over bytes that were not read, or that still come, would reset the connection, and the
 client might lose what it was told. At most L{HELD_MOST} are held, each for L{HELD_SECONDS}; in a flood the oldest goes
-as the next one comes.
+as the next one comes, and where descriptors are short all go.
 
 Under TLS nothing can be told without a handshake, which costs more than many answers: there the connection is closed
 before it.
+
+The port of the report surface has L{RESERVED} seats of its own, also where the node is full: operators come in there,
+and it is then that they must. These are the only ones by which a node may hold more than its limit.
 
 In one turn of the reactor only L{ACCEPTS_A_TURN} are let in, and only L{REFUSALS_A_TURN} refused: those inside have
 their turn. In the native lane (see C{tbeast/native/lanes.c}) the same holds between two looks at the connections there.
@@ -21,6 +24,7 @@ The others wait in the queue of the kernel, and when that is full, at the door o
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -36,6 +40,7 @@ from tbeast.codecs.problems import Problem
 from tbeast.domain.counters import Counters
 from tbeast.interfaces import Now
 
+RESERVED: Final = 8
 ACCEPTS_A_TURN: Final = 64
 REFUSALS_A_TURN: Final = 16
 HELD_MOST: Final = 256
@@ -53,6 +58,8 @@ _PROBLEM: Final = Problem(
     {"retry_after_seconds": float(RETRY_SECONDS)},
 )
 
+
+_NO_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE)
 
 _TOGETHER: Final = getattr(socket, "MSG_MORE", 0)
 """What is sent so leaves with our end of the connection, in one segment."""
@@ -157,13 +164,16 @@ class Door:
         lanes.refusal = self.refusal
         self.moved()
 
-    def keep(self, port: object, service: str, secured: bool = False) -> None:
+    def keep(self, port: object, site: Site, service: str, secured: bool = False, reserved: int = 0) -> None:
         """Decide on the connections of a port that the reactor watches.
 
+        @param site: whose they are.
         @param secured: whether they begin with a handshake of TLS.
+        @param reserved: so many are let in whether or not there is room.
         """
         if isinstance(port, Port):
-            port.doRead = _Doorway(self, port, service, secured).read  # type: ignore[method-assign]
+            doorway = _Doorway(self, port, site, service, secured, reserved)
+            port.doRead = doorway.read  # type: ignore[method-assign]
 
     # What changes.
 
@@ -188,11 +198,16 @@ class Door:
     def refuse_some(self, listening: socket.socket, service: str, secured: bool) -> None:
         """Take a few connections off the queue and refuse them."""
         refused = 0
-        with suppress(OSError):  # nobody waits any more; or there is no descriptor, and they wait
-            while refused < REFUSALS_A_TURN:
+        while refused < REFUSALS_A_TURN:
+            try:
                 connection, _ = listening.accept()
-                self._refuse(connection, secured)
-                refused += 1
+            except OSError as error:
+                if error.errno in _NO_DESCRIPTORS and self._held:
+                    self._sweep(everybody=True)  # there are some again
+                    continue
+                break  # nobody waits any more; or there is no descriptor, and they wait
+            self._refuse(connection, secured)
+            refused += 1
         if refused:
             self._note_refused(refused)
             self._counters.count(FAMILY, service, by=refused)
@@ -247,15 +262,17 @@ class Door:
 class _Doorway:
     """What the reactor calls in the place of a port's own reading."""
 
-    def __init__(self, door: Door, port: Port, service: str, secured: bool) -> None:
+    def __init__(self, door: Door, port: Port, site: Site, service: str, secured: bool, reserved: int) -> None:
         self._door = door
         self._port = port
+        self._site = site
+        self._reserved = reserved
         self._service = service
         self._secured = secured
 
     def read(self) -> None:
         """There are connections: let in as many as there is room for, in this turn."""
-        room = self._door.room
+        room = max(self._door.room, self._reserved - len(self._site.connections))
         if room > 0:
             # Twisted lets this grow without end while more come than it takes
             self._port.numberAccepts = min(room, ACCEPTS_A_TURN)

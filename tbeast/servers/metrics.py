@@ -134,13 +134,25 @@ class Lag(Protocol):
 class GovernorFigures(Protocol):
     """As much of L{tbeast.domain.governor.Governor} as is told here; its attributes say the same there."""
 
-    total: int
     connections: int
     limit: int
-    share: int
-    state: str
     known_nodes: int
-    health: NodeHealth
+
+    @property
+    def total(self) -> int:
+        """See above."""
+
+    @property
+    def share(self) -> int:
+        """See above."""
+
+    @property
+    def state(self) -> str:
+        """See above."""
+
+    @property
+    def health(self) -> NodeHealth:
+        """See above."""
 
 
 @frozen

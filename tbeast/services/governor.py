@@ -6,13 +6,14 @@ The law stands in L{tbeast.domain.governor}; here it is given a clock, a list an
    is under way at a time. Its answer is heard at once, and does not count if the next round has begun meanwhile.
  - When the answer shows that there is room to claim, one more exchange follows at once, and no third.
  - The start waits for two exchanges: after the first the node shares, after the second it may use its share. Nobody is
-   waited for longer than L{START_SECONDS}; the node begins with its floor then.
+   waited for longer than L{START_SECONDS}; the node begins with its floor then. Where several start together one may
+   find that the others have claimed everything; it is waited for until they let go of some, or as long.
  - At the stop the node takes its report out of the list, so that its share is free at once.
 
 How well the node is comes from three sources, none of which costs anything while a question is answered: the counts of
 answers by the time they took, the counters of refusals for want of capacity, and whoever watches the reactor, which
-calls L{ConnectionGovernor.note_lag}. Of a count it is known to a factor of two how long it took; what the native part
-has answered is known exactly.
+calls L{ConnectionGovernor.note_lag}. What answers took is the median of a round, known to less than a factor of two: a
+mean would be that of the few that wait for an exchange's REST, which a node with fewer connections answers no sooner.
 """
 
 from __future__ import annotations
@@ -23,16 +24,33 @@ from typing import Any, Final, Protocol
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from tbeast.domain.counters import Counters
-from tbeast.domain.governor import CUT_OFF, EXCHANGE_SECONDS, SINGLE, Governor, Report, Tally
+from tbeast.domain.governor import (
+    CUT_OFF,
+    EXCHANGE_SECONDS,
+    SHARING,
+    SILENCE_SECONDS,
+    SINGLE,
+    STARTING,
+    Governor,
+    Report,
+    Tally,
+)
+from tbeast.domain.latencies import Latencies
+from tbeast.domain.nodehealth import Health
 from tbeast.errors import CacheUnavailableError
 from tbeast.interfaces import Now
 from tbeast.services.periodic import Periodic
 
+OTHERS_OF_OUR_NAME: Final = 3
+"""After a restart one report, or two, may be of the life before; more are of somebody who has the same name."""
+
 START_SECONDS: Final = 2.0
+LOOK_SECONDS: Final = 0.1
 LAST_WORDS_SECONDS: Final = 2.0
 
 REFUSALS: Final = "capacity_refusals"
@@ -47,7 +65,8 @@ class NodeList(Protocol):
 
     def exchange(self, report: Report, gone: Sequence[Report], tally: Tally) -> Awaitable[list[Report]]:
         """Write our report, unless a later one of this life is there; take out those that are gone, where they have not
-        changed; add the tally; and then read them all.
+        changed; add the tally; and then read them all. A report of another life of ours that was there is read before
+        these.
         """
 
     def leave(self, node: str, life: str) -> Awaitable[None]:
@@ -95,24 +114,70 @@ class Answered:
         self._counters = counters
         self._figures = figures
         self._services = frozenset(services)
-        self._before = (0, 0, 0)
+        self._known = Latencies()
+        self._known_refused = 0
 
     def more(self) -> tuple[int, float, int]:
-        """How many were answered without trouble, how long each took in microseconds, and how many were refused."""
-        buckets = self._times.get("lpo", ())
-        answers = sum(buckets)
-        us = sum((count * 3 << bucket) // 4 for bucket, count in enumerate(buckets))  # the middle of each
+        """How many were answered without trouble, how long half of them took at most, in microseconds, and how many
+        were refused.
+        """
+        times = Latencies(self._times.get("lpo", ()))
         if self._figures is not None:
-            figures = self._figures()
-            answers += figures["requests"] + figures["answers"]
-            us += figures["microseconds"]
-        refused = [
+            times.add(self._figures()["times"])
+        more = times.difference(self._known)
+        refused = sum(
             number for key, number in self._counters.counts.items() if key[0] == REFUSALS and key[1] in self._services
-        ]
-        now = (answers, us, sum(refused))
-        more, us_more, refusals = (each - before for each, before in zip(now, self._before, strict=True))
-        self._before = now
-        return max(0, more - refusals), us_more / more if more else 0.0, refusals
+        )
+        refusals = refused - self._known_refused
+        self._known, self._known_refused = times, refused
+        return max(0, more.total - refusals), float(more.quantile(0.5) or 0), refusals
+
+
+class Overheard:
+    """What is told of the governor in a hub that has no ports of its own, and so none: what it hears of its workers'.
+    What each of these holds is in its report, and is none of this.
+
+    @ivar heard_at: when a worker was last answered with the list of all, C{None} before the first time.
+    @ivar known_nodes: how many were in it.
+    @ivar total: for the cluster.
+    """
+
+    connections = limit = 0
+
+    def __init__(self, reports: Callable[[], Iterable[Report]], total: Callable[[], int], now: Now) -> None:
+        """Set it up.
+
+        @param reports: gives what the workers have reported last.
+        @param total: asked whenever somebody asks.
+        """
+        self.health = Health(now())
+        self.known_nodes = 1
+        self.heard_at: float | None = None
+        self._reports = reports
+        self._total = total
+        self._now = now
+
+    def heard(self, reports: Sequence[Report]) -> None:
+        """A worker was answered with the list."""
+        self.heard_at = self._now()
+        self.known_nodes = len(reports)
+
+    @property
+    def total(self) -> int:
+        """See above."""
+        return self._total()
+
+    @property
+    def share(self) -> int:
+        """How many they might hold if they were well."""
+        return sum(round(report.limit / report.health) for report in self._reports())
+
+    @property
+    def state(self) -> str:
+        """As of a governor."""
+        if self.heard_at is None:
+            return STARTING
+        return SHARING if self._now() - self.heard_at < SILENCE_SECONDS else CUT_OFF
 
 
 class ConnectionGovernor(Service):
@@ -155,6 +220,7 @@ class ConnectionGovernor(Service):
         self._told_refused = 0
         self._under_way: Deferred[None] | None = None
         self._told_cut_off = False
+        self._others_of_our_name = 0
         self._rounds = Periodic(self.name, self._round, EXCHANGE_SECONDS, clock, counters)
 
     @property
@@ -174,7 +240,7 @@ class ConnectionGovernor(Service):
         return {
             "node": governor.node,
             "state": governor.state,
-            "total": governor.total,
+            "total": self._total(),
             "known_nodes": governor.known_nodes,
             "connections": governor.connections,
             "limit": governor.limit,
@@ -209,9 +275,13 @@ class ConnectionGovernor(Service):
         super().startService()  # type: ignore[no-untyped-call]
         self._rounds.startService()
         self._round()
-        under_way = self._under_way
-        if under_way is None:
-            return
+        end = self._clock.seconds() + START_SECONDS
+        if self._under_way is not None:
+            await self._begun(self._under_way)
+        while not self.governor.limit and self._nodes is not None and self.running and self._clock.seconds() < end:
+            await deferLater(self._clock, LOOK_SECONDS)
+
+    async def _begun(self, under_way: Deferred[None]) -> None:
         begun: Deferred[None] = Deferred()
         limit = self._clock.callLater(START_SECONDS, begun.callback, None)
         under_way.addCallback(lambda _: begun.callback(None) if limit.active() else None)
@@ -284,11 +354,23 @@ class ConnectionGovernor(Service):
         governor.told(tally)
         self._told_refused = refused
         door.sync()
-        counts = governor.hear(self._now(), reports)
+        ours = [each for each in reports if each.node != report.node or each.life == self._life]
+        if len(ours) < len(reports):
+            self._see_another()
+        counts = governor.hear(self._now(), ours)
         if counts:
-            self._heard = reports
+            self._heard = ours
         door.moved()
         return counts
+
+    def _see_another(self) -> None:
+        self._others_of_our_name += 1
+        if self._others_of_our_name == OTHERS_OF_OUR_NAME:
+            self.log.error(
+                "another node is called {node} as well: they do not see each other, and each takes the share of one;"
+                " give each a CLUSTER_NODE of its own",
+                node=self.governor.node,
+            )
 
     def _failed(self, failure: Failure) -> None:
         if not isinstance(failure.value, CacheUnavailableError):

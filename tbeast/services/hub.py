@@ -27,11 +27,12 @@ from tbeast.codecs.pricequeries import PriceQuery
 from tbeast.codecs.problems import Problem
 from tbeast.domain.assetmap import AssetMap
 from tbeast.domain.counters import FAMILIES, Counters
+from tbeast.domain.governor import Report
 from tbeast.domain.keys import Account
 from tbeast.domain.usage import Ledger
 from tbeast.errors import CacheUnavailableError
 from tbeast.interfaces import Now
-from tbeast.services.governor import NodeList
+from tbeast.services.governor import NodeList, Overheard
 from tbeast.services.limits import SharedLimits
 from tbeast.services.workerkeys import KeyWatch
 from tbeast.settings import Settings
@@ -60,6 +61,7 @@ class Hub:
     """What all desks have in common.
 
     @ivar desks: of the workers that have said hello, and have not gone.
+    @ivar overheard: how the governors of their connections stand.
     """
 
     def __init__(
@@ -99,8 +101,14 @@ class Hub:
         self.clock = clock
         self.now = now
         self.adaptive = adaptive
+        self.overheard = Overheard(lambda: self.governed, lambda: state().max_connections, now)
         self.used: dict[str, tuple[str, int]] = {}
         keys.told = self._keys_changed
+
+    @property
+    def governed(self) -> list[Report]:
+        """What the governors of the workers have reported last, whether or not the list of all could be reached."""
+        return [desk.governed for desk in self.desks if desk.governed is not None]
 
     def look(self) -> None:
         """See whether the state is another, and tell; to be called again and again."""
@@ -140,6 +148,7 @@ class Desk:
     @ivar line: the line to it.
     @ivar is_serving: whether it listens.
     @ivar status: what it has said of itself last.
+    @ivar governed: what the governor of its connections has reported last.
     @ivar unheard: how often L{look} has found that it has said nothing.
     """
 
@@ -152,9 +161,9 @@ class Desk:
         self.status: Status | None = None
         self.unheard = 0
         self.serving: Deferred[None] = Deferred()
+        self.governed: Report | None = None
         self._hub = hub
         self._told_state: State | None = None
-        self._governor_life: str | None = None
         self.words: Mapping[bytes, Callable[[bytes], Awaitable[bytes] | bytes]] = {
             hubwords.HELLO: self._hello,
             hubwords.TIME: self._time,
@@ -192,8 +201,8 @@ class Desk:
         if not self.serving.called:
             self.serving.errback(LinkError("it has ended"))
         with suppress(CacheUnavailableError):  # then it is forgotten for its silence
-            if self._hub.adaptive is not None and self._governor_life is not None:
-                await self._hub.adaptive.leave(self.name, self._governor_life)
+            if self._hub.adaptive is not None and self.governed is not None:
+                await self._hub.adaptive.leave(self.name, self.governed.life)
         with suppress(CacheUnavailableError):
             await self._hub.limits.leave(self.name)
 
@@ -266,8 +275,10 @@ class Desk:
         report, gone, tally = hubwords.decode_adaptive(text)
         if self._hub.adaptive is None:
             raise LinkError("there is no list of governors")
-        self._governor_life = report.life
-        return hubwords.encode(await self._hub.adaptive.exchange(report, gone, tally))
+        self.governed = report
+        reports = await self._hub.adaptive.exchange(report, gone, tally)
+        self._hub.overheard.heard(reports)
+        return hubwords.encode(reports)
 
     async def _price(self, text: bytes) -> bytes:
         found: Any = await self._hub.relay.price(*hubwords.decode_query(text))

@@ -366,7 +366,9 @@ class Reports:
             whose = (
                 f"The key has {self._most_of_one} reports being made" if of_one else "Too many reports are being made"
             )
-            report.problem = Problem("reports_busy", f"{whose}; come back in {BUSY_SECONDS:g} s.")
+            # what one key has too many of says nothing of how the node is
+            code = "rate_limited" if of_one else "reports_busy"
+            report.problem = Problem(code, f"{whose}; come back in {BUSY_SECONDS:g} s.")
             report.retry_after_seconds = BUSY_SECONDS
             if not self.open[report.key_id]:
                 del self.open[report.key_id]

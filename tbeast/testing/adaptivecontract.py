@@ -47,10 +47,12 @@ class NodeListContract:
         self.assertEqual([later], await self.say(evolve(REPORT, sequence=10, claim=1)))
 
     async def test_contract_another_life(self) -> None:
-        """It begins to count anew, and replaces the one before it."""
-        await self.say(evolve(REPORT, sequence=900))
-        again = evolve(REPORT, life="second")
-        self.assertEqual([again], await self.say(again))
+        """It begins to count anew, and replaces the one before it, which it reads for the last time."""
+        before = evolve(REPORT, sequence=900)
+        await self.say(before)
+        again, more = evolve(REPORT, life="second"), evolve(REPORT, life="second", sequence=2)
+        self.assertEqual([before, again], await self.say(again))
+        self.assertEqual([more], await self.say(more))
 
     async def test_contract_who_is_gone_is_taken_out(self) -> None:
         """But only as it was seen: who has spoken since is there."""

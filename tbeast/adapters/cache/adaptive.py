@@ -4,7 +4,9 @@ Four keys that begin with L{PREFIX}: C{successes}, C{total} and C{throttle} are 
 L{tbeast.domain.governor} for what they are of); C{nodes} is a Hash with the last report of each node, which everybody
 reads whole. One script writes and reads, so between the two nothing else happens:
 
- - a report is written unless a later one of the same life of the node is there already;
+ - a report is written unless a later one of the same life of the node is there already; one of another life of the
+   node that it takes the place of is read as well, before it: once after a restart, and again and again where two nodes
+   have one name;
  - what a node has found to be gone is taken out, unless it has changed since;
  - the tally is added. An answer that is lost on the way has it added twice: it is for alarms, and decides nothing.
 
@@ -81,8 +83,13 @@ for place = 8, #ARGV, 3 do
   end
 end
 
+local found = {}
 if ARGV[5] ~= '' then
-  local life, sequence = stamp(call('HGET', KEYS[1], ARGV[4]))
+  local held = call('HGET', KEYS[1], ARGV[4])
+  local life, sequence = stamp(held)
+  if life and life ~= ARGV[6] then
+    found = {ARGV[4], held}
+  end
   if life ~= ARGV[6] or sequence < tonumber(ARGV[7]) then
     if not life and call('HLEN', KEYS[1]) >= MOST then
       call('DEL', KEYS[1])
@@ -92,7 +99,7 @@ if ARGV[5] ~= '' then
   call('EXPIRE', KEYS[1], NODES_KEPT)
 end
 
-local all, found = call('HGETALL', KEYS[1]), {}
+local all = call('HGETALL', KEYS[1])
 for place = 1, #all, 2 do
   if stamp(all[place + 1]) then
     found[#found + 1] = all[place]
@@ -167,7 +174,8 @@ class MemoryAdaptive:
         held = self.reports.get(report.node)
         if held is None or held.life != report.life or held.sequence < report.sequence:
             self.reports[report.node] = report
-        return list(self.reports.values())
+        before = [held] if held is not None and held.life != report.life else []
+        return [*before, *self.reports.values()]
 
     async def leave(self, node: str, life: str) -> None:
         """See L{tbeast.services.governor.NodeList.leave}."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from attrs import asdict
+from attrs import asdict, evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -51,12 +51,18 @@ class AdaptiveWordsTests(SynchronousTestCase):
             members = {other: value for other, value in asdict(ONE).items() if other != name}
             self.assertIsNone(decode("a", json.dumps(members).encode()), name)
 
+    def test_the_longest_name(self) -> None:
+        """A name of a node may have 253 characters, and its workers' a few more."""
+        name = "n" * 253 + "/w128d"
+        report = evolve(ONE, node=name, life="f" * 32 + ".4194304")
+        self.assertEqual(report, decode(name, encode(report)))
+
     def test_under_another_name(self) -> None:
         self.assertIsNone(decode("b", encode(ONE)))
 
     def test_what_cannot_be(self) -> None:
         for members in (
-            {"node": ""}, {"life": "x" * 201}, {"sequence": 0}, {"sequence": 2**53}, {"sequence": 1.5},
+            {"node": ""}, {"life": "x" * 301}, {"sequence": 0}, {"sequence": 2**53}, {"sequence": 1.5},
             {"connections": -1}, {"demand": MOST + 1}, {"claim": "7"}, {"limit": None}, {"is_pressed": 1},
             {"health": 0.0}, {"health": 1.01}, {"at": "now"},
         ):  # fmt: skip

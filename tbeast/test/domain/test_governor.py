@@ -284,6 +284,13 @@ class ExchangeTests(Exchanges):
         told = one.round(self.now)
         self.assertFalse(one.hear(self.now + SILENCE_SECONDS, [told]))
 
+    def test_a_total_that_is_known_late(self) -> None:
+        """Who has had no answer yet takes its floor of the total as it is, not as it was when the node was made."""
+        governor = Governor("a", "life", START)
+        governor.total = 20
+        told = governor.round(START)
+        self.assertEqual((STARTING, 2, 2), (governor.state, governor.limit, told.claim))
+
     def test_the_list_may_come_with_the_next_round(self) -> None:
         one = self.node("a")
         heard = [one.round(self.now)]
@@ -491,8 +498,9 @@ class SimulationTests(SynchronousTestCase):
             name = f"n{number % nodes}"
             node = cluster.nodes.get(name)
             if what == "lose":
-                cluster.lose_list()
-                lost_at = cluster.time
+                if all(each.governor.state == SHARING for each in cluster.nodes.values()):  # others would come new
+                    cluster.lose_list()
+                    lost_at = cluster.time
             elif node is None or what == "start":
                 if cluster.time - lost_at >= 2 * NODE_SECONDS:  # see the fifth exception
                     cluster.start(name, int(size * total))

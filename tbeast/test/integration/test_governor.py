@@ -54,8 +54,9 @@ class GovernorCase(SynchronousTestCase):
             self.daemons[name] = start(
                 folder,
                 {
-                    **addresses, "AURORA_URL": database.url(), "CLUSTER_NODE": name, "CLUSTER_NODES": str(len(nodes)),
-                    "TBEAST_KEYS": KEY, "TBEAST_NATIVE": os.environ.get("TEST_NATIVE", "auto"), **settings,
+                    **addresses, "AURORA_URL": database.url(), "CLUSTER_NODE": name,
+                    "TBEAST_CLUSTER_NODES": str(len(nodes)), "TBEAST_KEYS": KEY,
+                    "TBEAST_NATIVE": os.environ.get("TEST_NATIVE", "auto"), **settings,
                 },
             )  # fmt: skip
         for daemon in self.daemons.values():

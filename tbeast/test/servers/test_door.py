@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import socket
 import struct
 from email.utils import parsedate_to_datetime
@@ -43,13 +44,13 @@ class DoorCase(SynchronousTestCase):
         self.door = Door(self.law, self.turns, self.house.now, lambda: f"id{next(self.ids)}", self.house.counters)
         self.addCleanup(self.door.close)
 
-    def port(self, service: str = "lpo", secured: bool = False, backlog: int = 1024) -> Port:
+    def port(self, service: str = "lpo", secured: bool = False, backlog: int = 1024, reserved: int = 0) -> Port:
         """A port that the door keeps, and a site behind it."""
         site = self.house.site(self.house.lpo())
         self.door.join(site)
         port = Port(0, site, backlog, HERE, self.turns)
         port.startListening()
-        self.door.keep(port, service, secured)
+        self.door.keep(port, site, service, secured, reserved)
 
         def close() -> None:
             port.stopListening()
@@ -93,6 +94,22 @@ class ReactorPortTests(DoorCase):
         self.assertEqual((2, 4), (self.law.connections, self.law.refused))
         self.assertEqual(4, self.house.counters.value("refused_connections", "lpo"))
         self.assertEqual(0, self.house.counters.value("requests", "lpo", "http", "503"))
+
+    def test_reserved_seats(self) -> None:
+        """Operators come in where nobody else does, so many of them; they are counted with all the others."""
+        port, operators = self.port(), self.port("lrs", reserved=3)
+        self.come(port, 2)
+        clients = self.come(operators, 5)
+        self.assertEqual([200] * 3, [self.ask(client).status for client in clients[:3]])
+        self.assertEqual([self.door.refusal] * 2, [heard(client) for client in clients[3:]])
+        self.assertEqual(5, self.door.connections)
+        (client,) = self.come(port)
+        self.assertEqual(self.door.refusal, heard(client))
+        clients[0].close()
+        self.turns.wait()
+        self.turns.settle()
+        (client,) = self.come(operators)
+        self.assertEqual(200, self.ask(client).status)
 
     def test_the_refusal(self) -> None:
         """It is a problem as any other of ours, whole, and says when to come back."""
@@ -187,6 +204,23 @@ class ReactorPortTests(DoorCase):
         for turn in (1, 2):
             self.turns.turn()
             self.assertEqual(turn * REFUSALS_A_TURN, self.door.refused)
+
+    def test_no_descriptors(self) -> None:
+        """Those that are held for a moment give theirs, so that the next ones are told as well."""
+        self.law.limit = 0
+        port = self.port()
+        held = self.come(port, 3)
+        clients = [self.connect(port) for _ in range(2)]
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        lowest = os.dup(0)  # no number below it is free
+        os.close(lowest)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+        for _ in range(3):
+            self.turns.turn()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        self.assertEqual([self.door.refusal] * 5, [heard(client) for client in (*held, *clients)])
+        self.assertEqual(5, self.door.refused)
 
     def test_clients_that_are_gone(self) -> None:
         """Whoever has reset the connection before it was taken is no trouble."""

@@ -168,7 +168,7 @@ class RuleTests(LrsUdpCase):
         self.desk.store.usage_sums = self._waits(waiting)  # type: ignore[method-assign]
         for number in range(2):
             self.assertIsNone(self.ask(FREE.encode() + b"|summary|%d" % number))
-        self.assertEqual("reports_busy", self.ask(FREE.encode() + b"|summary|7")["error"])
+        self.assertEqual("rate_limited", self.ask(FREE.encode() + b"|summary|7")["error"])
         waiting.callback(None)
         self.house.clock.advance(0)
         self.assertEqual(3, len(self.sent.answers))

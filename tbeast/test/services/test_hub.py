@@ -11,10 +11,11 @@ from tbeast.codecs.hubwords import LinkError, Page, Status
 from tbeast.codecs.pricequeries import PriceQuery
 from tbeast.codecs.problems import Problem
 from tbeast.domain.assetmap import AssetMap
-from tbeast.domain.governor import Tally
+from tbeast.domain.governor import CUT_OFF, SHARING, SILENCE_SECONDS, STARTING, Report, Tally
 from tbeast.domain.keys import account_of
 from tbeast.domain.sharedbuckets import Hello
 from tbeast.domain.usage import Kind, Row
+from tbeast.errors import CacheUnavailableError
 from tbeast.services.hub import KEYS_A_MESSAGE
 from tbeast.test.services.hubrig import ASSETS, NOON, Rig, Worker
 from tbeast.testing.adaptivecontract import REPORT
@@ -195,6 +196,31 @@ class AnswerTests(SynchronousTestCase):
         self.assertEqual(Tally(6, 8, 2), self.rig.adaptive.tally)
         self.successResultOf(Deferred.fromCoroutine(self.desk.gone()))
         self.assertEqual({"n/w2a"}, self.rig.adaptive.reports.keys())
+
+    def test_what_is_told_of_the_governors(self) -> None:
+        """The hub knows what its workers hold, also while nobody can reach the list, and that they cannot."""
+        overheard = self.rig.hub.overheard
+        self.assertEqual((STARTING, 0, []), (overheard.state, overheard.share, self.rig.hub.governed))
+        other = evolve(REPORT, node="m", life="another")
+        self.successResultOf(Deferred.fromCoroutine(self.rig.adaptive.exchange(other, [], Tally())))
+        mine = evolve(REPORT, node="n/w1a", life="life.7", connections=30, limit=40, health=0.5)
+        self.successResultOf(self.worker.says(hubwords.ADAPTIVE, hubwords.encode_adaptive(mine, [], Tally())))
+        self.assertEqual(
+            (SHARING, 80, 2, self.rig.state.max_connections, [mine]),
+            (overheard.state, overheard.share, overheard.known_nodes, overheard.total, self.rig.hub.governed),
+        )
+
+        async def fail(*_: object) -> list[Report]:
+            raise CacheUnavailableError("cut")
+
+        self.patch(self.rig.adaptive, "exchange", fail)
+        self.rig.clock.advance(SILENCE_SECONDS)
+        more = evolve(mine, sequence=mine.sequence + 1, connections=39)
+        said = self.worker.says(hubwords.ADAPTIVE, hubwords.encode_adaptive(more, [], Tally()))
+        self.failureResultOf(said, CacheUnavailableError)
+        self.assertEqual((CUT_OFF, [more]), (overheard.state, self.rig.hub.governed))
+        self.successResultOf(Deferred.fromCoroutine(self.desk.gone()))
+        self.assertEqual([], self.rig.hub.governed)
 
     def test_a_successor_s_report(self) -> None:
         """It stays when the one before it goes."""

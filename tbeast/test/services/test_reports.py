@@ -402,6 +402,7 @@ class RoomTests(ReportsCase):
             self.begin(USAGE, "format=csv")
         refused = self.problem()
         assert refused is not None
+        self.assertEqual("rate_limited", refused.code)
         self.assertIn("The key has 2 reports", refused.detail)
         self.assertIsNone(self.problem(PARTNER))
 
