@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 from tbeast.codecs import datagrams
 from tbeast.codecs.problems import CODES, Problem
 from tbeast.codecs.reportdatagrams import ReportQuestion, parse, summary_query
-from tbeast.codecs.signatures import SpentMacs, is_genuine
+from tbeast.codecs.signatures import SpentMacs
 from tbeast.domain.admission import KEYS_UNAVAILABLE, RATE_LIMITED, UNMETERED
 from tbeast.domain.counters import Counters
 from tbeast.domain.keys import Account
@@ -32,6 +32,7 @@ from tbeast.interfaces import Now
 from tbeast.servers.datagramsockets import KernelDrops
 from tbeast.servers.gate import Gate
 from tbeast.servers.lrs import SERVICE, STOPPING, Reports
+from tbeast.servers.signedquestions import signer
 
 DROPS_LOOK_SECONDS: Final = 1.0
 """How often the kernel is asked what it has dropped."""
@@ -108,7 +109,8 @@ class ReportDatagrams(DatagramProtocol):
         if isinstance(question, str):
             self._drop(question)
             return
-        account = self._proved(question, now) if question.mac else self._named(question)
+        keyring = self._gate.keyring
+        account = signer(question, keyring, self._spent, now) if question.mac else self._named(question)
         if isinstance(account, str):
             self._drop(account)
             return
@@ -132,22 +134,6 @@ class ReportDatagrams(DatagramProtocol):
         account = keyring.find(question.key)
         if account is None:
             return datagrams.BAD_KEY if keyring.is_complete else KEYS_UNAVAILABLE
-        return account
-
-    def _proved(self, question: ReportQuestion, now: float) -> Account | str:
-        """Who has signed it, or why it is dropped; in the order of cost."""
-        keyring = self._gate.keyring
-        account = keyring.find_by_id(question.key.decode("latin-1"))
-        if account is None:
-            return datagrams.BAD_KEY if keyring.is_complete else KEYS_UNAVAILABLE
-        if not self._spent.is_timely(question.at_ms, now):
-            return datagrams.UNTIMELY
-        if not is_genuine(account.datagram_secret, question.signed, question.mac):
-            return datagrams.BAD_MAC
-        if self._spent.is_spent(question.at_ms, question.mac):
-            return datagrams.REPLAYED
-        if self._spent.is_full:
-            return datagrams.MEMORY_FULL
         return account
 
     async def _make(self, asked: _Asked, account: Account) -> None:

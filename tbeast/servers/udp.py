@@ -32,8 +32,8 @@ from tbeast.codecs.datagrams import Question
 from tbeast.codecs.pricequeries import PriceQuery
 from tbeast.codecs.problems import CODES, Problem
 from tbeast.codecs.replies import with_id
-from tbeast.codecs.signatures import SpentMacs, is_genuine
-from tbeast.domain.admission import ADMITTED, BAD_KEY, KEYS_UNAVAILABLE, Verdict
+from tbeast.codecs.signatures import SpentMacs
+from tbeast.domain.admission import ADMITTED, BAD_KEY, Verdict
 from tbeast.domain.counters import Counters
 from tbeast.domain.readyreplies import body
 from tbeast.domain.usage import SEVERAL, Ledger
@@ -41,6 +41,7 @@ from tbeast.interfaces import Now
 from tbeast.servers.answers import SHELF, Answer, Answers
 from tbeast.servers.datagramsockets import KernelDrops, ask_for_buffers
 from tbeast.servers.gate import Gate
+from tbeast.servers.signedquestions import signer
 from tbeast.servers.site import CAPACITY_CODES
 
 SERVICE: Final = "lpo"
@@ -257,18 +258,9 @@ class PriceDatagrams(DatagramProtocol):
 
     def _admitted(self, question: Question, now: float) -> Verdict | str:
         """The verdict on a signed question, or why it is dropped."""
-        keyring = self._gate.keyring
-        account = keyring.find_by_id(question.key.decode("latin-1"))
-        if account is None:
-            return datagrams.BAD_KEY if keyring.is_complete else KEYS_UNAVAILABLE
-        if not self._spent.is_timely(question.at_ms, now):
-            return datagrams.UNTIMELY
-        if not is_genuine(account.datagram_secret, question.signed, question.mac):
-            return datagrams.BAD_MAC
-        if self._spent.is_spent(question.at_ms, question.mac):
-            return datagrams.REPLAYED
-        if self._spent.is_full:
-            return datagrams.MEMORY_FULL
+        account = signer(question, self._gate.keyring, self._spent, now)
+        if isinstance(account, str):
+            return account
         verdict = self._gate.admit_account(account, now)
         if verdict.outcome == ADMITTED:
             self._spent.remember(question.at_ms, question.mac)
