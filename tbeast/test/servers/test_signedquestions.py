@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from attrs import evolve, frozen
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -40,7 +42,7 @@ class SignerTests(SynchronousTestCase):
         signed = b"~1|somebody|BTC"
         self.asked = Asked(ACCOUNT.key_id.encode(), int(NOW * 1000), signed, mac_of(ACCOUNT.datagram_secret, signed))
 
-    def judge(self, now: float = NOW, ring: Ring | None = None, **other: object) -> Account | str:
+    def judge(self, now: float = NOW, ring: Ring | None = None, **other: Any) -> Account | str:
         return signer(evolve(self.asked, **other), ring or Ring(), self.spent, now)
 
     def test_genuine(self) -> None:
