@@ -27,7 +27,7 @@ from types import MappingProxyType
 ROOT = Path(__file__).resolve().parent.parent
 SCRATCH = ROOT / "build" / "test"
 PYTHON = sys.executable
-LIMIT_SECONDS = 2_400.0
+LIMIT_SECONDS = 3_600.0
 
 INTEGRATION = "tbeast.test.integration"
 
