@@ -7,8 +7,10 @@ came whole. The clients begin a moment before the flood, so that they are inside
 be as much as in the turn before, is none of what they got in the flood, which goes on to their end. Traffic goes to the
 loopback alone, and the connects come from several of its addresses.
 
-On a machine with few cores flood and clients share one, so those inside lose more here than the daemon takes from them:
-the flood keeps a pace (--rate) that leaves the clients most of their core. C{busy} is how much of it they used.
+On a machine with few cores flood and clients share one, and what the flood takes of that is none of the daemon's doing.
+So the flood has the lowest priority there: it makes as many connects, up to its pace (--rate), as the clients leave it
+time for, and how many those were is told. C{busy} is how much of its core the daemon used; where that is much less with
+the flood than without, the clients were held up and not the daemon, and the turn says little.
 """
 
 from __future__ import annotations
@@ -43,8 +45,9 @@ def turn(running: Running, cores: Cores, folder: Path, seconds: float, connects:
     with ExitStack() as stack:
         said = ""
         if connects:
-            command = [compiled("connecter"), str(port), str(connects), str(rate), str(BEGIN_SECONDS)]
-            flooding = subprocess.Popen(kept_to(cores.askers, command), stdout=subprocess.PIPE, text=True)
+            orders = [str(port), str(connects), str(rate), str(BEGIN_SECONDS)]
+            command = kept_to(cores.askers, ["nice", "-n", "19", compiled("connecter"), *orders])
+            flooding = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
             stack.callback(flooding.kill)
             assert flooding.stdout is not None
             flooding.stdout.readline()
