@@ -41,6 +41,7 @@ from tbeast.domain.admission import ADMITTED, Verdict
 from tbeast.domain.counters import Counters
 from tbeast.domain.usage import NOBODY, Ledger
 from tbeast.interfaces import Now
+from tbeast.servers.faultlog import FaultLog
 
 IDLE_SECONDS: Final = 60
 LARGEST_BODY: Final = 16 * 1024
@@ -383,9 +384,10 @@ class WebRequest(Request):
 
     def refuse(self, problem: Problem, request_id: str = "") -> None:
         """Send a refusal."""
+        request_id = request_id or self.site.new_id()
         if problem.status == 503:
             self.site.count_capacity(problem.code)
-        request_id = request_id or self.site.new_id()
+            self.site.faults.note(problem, self.path, request_id)
         self.responseHeaders.setRawHeaders(b"X-Request-Id", [request_id.encode("ascii")])
         self.respond(problem.status, problems.render(problem, request_id), problems.CONTENT_TYPE)
 
@@ -423,6 +425,7 @@ class WebSite(Site):
     @ivar service: what it is called in counters and in the ledger.
     @ivar ledger: where every answer is recorded; C{None}: nowhere.
     @ivar connections: those that there are.
+    @ivar faults: writes down what was refused by no fault of the client.
     """
 
     protocol = WebChannel  # type: ignore[assignment]
@@ -447,6 +450,7 @@ class WebSite(Site):
         self.ledger = ledger
         self.connections: set[WebChannel] = set()
         self._counters = counters
+        self.faults = FaultLog(service, now)
         self._door: Doorkeeper | None = None
         self._date = (0, b"")
 

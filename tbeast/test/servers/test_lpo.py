@@ -28,6 +28,7 @@ from tbeast.test.servers.rooms import (
     stale_quote,
     view_of,
 )  # fmt: skip
+from tbeast.testing.logs import listen
 
 FIRST_EIGHT = ["asset", "price", "timestamp", "source", "cached", "cache_age_seconds", "latency_ms", "duration_ms"]
 OURS = ["quote", "quality", "sources_used", "sources_seen", "spread_bp", "bid", "ask"]
@@ -108,6 +109,7 @@ class PriceTests(LpoCase):
         self.assertEqual(["BTC"], self.house.lookup.asked)
 
     def test_nothing_fresh(self) -> None:
+        log = listen(self)
         self.house.lookup.last["ETH"] = stale_quote()
         answer = self.wire.ask("/price?asset=ETH")
         problem = problem_of(answer)
@@ -116,6 +118,8 @@ class PriceTests(LpoCase):
             ("stale", 1800.5, 90.412),
             tuple(problem[name] for name in ("quality", "last_price", "last_price_age_seconds")),
         )
+        (line,) = log.having("503 no_fresh_price for /price, request ")  # under the id that the client was told
+        self.assertIn(problem["request_id"], line)
         self.assertNotIn("price", problem)
 
     def test_halted(self) -> None:
