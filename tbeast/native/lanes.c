@@ -146,6 +146,7 @@ enum { TIMES = 32 }; /* as tbeast.domain.latencies.BUCKETS */
 enum { EVENTS_A_ROUND = 256, ACCEPTS_A_ROUND = 64, DATAGRAMS_A_ROUND = 64, ROUNDS_OF_DATAGRAMS = 4 };
 enum { LUCK_MOST = 8, LUCK_LOST = 3 };
 static const double SOON = 2.0; /* moments between two turns; to be woken takes one of them */
+static const double BREATH_SECONDS = 3e-6;
 enum { DATAGRAM_ROOM = 2048, SEGMENTS_MOST = 64, SEGMENTED_MOST = 61440 };
 
 typedef struct {
@@ -177,6 +178,7 @@ typedef struct {
     int epoll, listener, datagrams;
     int highest; /* descriptor that connections may have; -1: any */
     bool listening, segmenting;
+    bool watched; /* the datagrams' socket is in the epoll; if not, it is asked in every round */
     connection *connections; /* by descriptor */
     int connections_size, oldest, newest;
     long long open_connections;
@@ -750,8 +752,18 @@ static void send_answers(Lanes *self, int answers) {
     self->answers += (unsigned)answered;
 }
 
-/* Serve what datagrams there are, some rounds of them; whether there may be more. -1: a Python error is set. */
+/* Have the datagrams' socket in the epoll, or not: out of it, whoever sends has nobody to tell, which for each datagram
+ * costs the sender more than anything else that is done here. */
+static void watch_datagrams(Lanes *self, bool watched) {
+    struct epoll_event event = {.events = EPOLLIN, .data.fd = self->datagrams};
+    if (self->datagrams < 0 || self->watched == watched) return;
+    if (epoll_ctl(self->epoll, watched ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, self->datagrams, &event) == 0)
+        self->watched = watched;
+}
+
+/* Serve what datagrams there are, some rounds of them; how many there were. -1: a Python error is set. */
 static int serve_datagrams(Lanes *self, PyObject **others) {
+    int served = 0;
     for (int round = 0; round < ROUNDS_OF_DATAGRAMS; round++) {
         for (int at = 0; at < DATAGRAMS_A_ROUND; at++) {
             self->incoming_at[at] = (struct iovec){self->questions[at], DATAGRAM_ROOM};
@@ -763,7 +775,8 @@ static int serve_datagrams(Lanes *self, PyObject **others) {
             };
         }
         int received = recvmmsg(self->datagrams, self->incoming, DATAGRAMS_A_ROUND, MSG_DONTWAIT, NULL);
-        if (received <= 0) return 0;
+        if (received <= 0) break;
+        served += received;
         double up = uptime(), now = now_of(self, up);
         int answers = 0, failed = 0;
         for (int at = 0; at < received; at++) {
@@ -809,9 +822,9 @@ static int serve_datagrams(Lanes *self, PyObject **others) {
         }
         send_answers(self, answers);
         if (failed) return -1;
-        if (received < DATAGRAMS_A_ROUND) return 0;
+        if (received < DATAGRAMS_A_ROUND) break;
     }
-    return 1;
+    return served;
 }
 
 /* ---- what Python sees ---- */
@@ -836,13 +849,21 @@ static int wait_asleep(Lanes *self) {
 
 /* Wait a moment, awake: where the next question comes soon, to fall asleep and be woken takes longer than to answer.
  * Whether it comes soon is what the last ones tell. Where the moment passed in vain this is soon given up; and taken up
- * again when, for a while, one turn came right after the other although we slept. */
-static int wait_awake(Lanes *self, double since) {
+ * again when, for a while, one turn came right after the other although we slept.
+ *
+ * Datagrams are served at once, and *datagrams counts them (-1: a Python error is set). Between two looks for them there
+ * is a breath: whoever looks without pause gets them one by one, and is in the way of those who send. */
+static int wait_awake(Lanes *self, double since, PyObject **others, int *datagrams) {
     int ready;
+    double up = uptime();
     do {
+        if (!self->watched)
+            for (double end = up + BREATH_SECONDS; up < end;) up = uptime();
         ready = look(self);
-    } while (ready <= 0 && uptime() < since + self->linger);
-    if (ready > 0)
+        if (!self->watched) *datagrams = serve_datagrams(self, others);
+        up = uptime();
+    } while (ready <= 0 && !*datagrams && up < since + self->linger);
+    if (ready > 0 || *datagrams)
         self->luck += self->luck < LUCK_MOST;
     else if ((self->luck -= LUCK_LOST) < 0)
         self->luck = -LUCK_MOST;
@@ -874,24 +895,28 @@ static PyObject *lanes_turn(Lanes *self, PyObject *const *arguments, Py_ssize_t 
 
     if (self->luck < 0) self->luck = up - self->turn_ended < SOON * self->linger ? self->luck + 1 : -LUCK_MOST;
     while (more) {
-        int ready = look(self), failed = 0;
-        if (ready <= 0) {
+        int ready = look(self), datagrams = self->watched ? 0 : serve_datagrams(self, &others);
+        if (ready <= 0 && !datagrams) {
             if (self->linger <= 0.0 || up == self->turn_began) break;
-            ready = self->luck >= 0 ? wait_awake(self, up) : wait_asleep(self);
-            if (ready <= 0) break;
+            if (self->luck < 0) watch_datagrams(self, true);
+            ready = self->luck >= 0 ? wait_awake(self, up, &others, &datagrams) : wait_asleep(self);
+            if (ready <= 0 && !datagrams) break;
+            up = uptime();
+        } else if (datagrams) {
             up = uptime();
         }
-        for (int at = 0; at < ready; at++) {
+        bool failed = datagrams < 0;
+        for (int at = 0; at < ready && !failed; at++) {
             int descriptor = self->events[at].data.fd;
             if (descriptor == self->datagrams) {
                 failed = serve_datagrams(self, &others) < 0;
+                if (self->luck >= 0) watch_datagrams(self, false);
             } else if (descriptor == self->listener) {
                 accept_some(self, up, ready > 1);
             } else if (descriptor < self->connections_size && self->connections[descriptor].open) {
                 failed = serve(self, descriptor, up, &left);
             }
             up = uptime();
-            if (failed) break;
         }
         if (failed) {
             /* what has left already is not lost for it */
@@ -900,6 +925,7 @@ static PyObject *lanes_turn(Lanes *self, PyObject *const *arguments, Py_ssize_t 
         }
         more = left == NULL && others == NULL && up - self->turn_began < self->budget;
     }
+    watch_datagrams(self, true);
     self->turn_ended = uptime();
     if (left == NULL && others == NULL) Py_RETURN_NONE;
     return Py_BuildValue("(NN)", left ? left : PyList_New(0), others ? others : PyList_New(0));
@@ -1166,7 +1192,10 @@ static PyObject *lanes_expire(Lanes *self, PyObject *argument) {
     }
     self->idled += (unsigned long)ended;
     close_held(self, up);
-    if (self->epoll >= 0) watch_listener(self, true);
+    if (self->epoll >= 0) {
+        watch_listener(self, true);
+        watch_datagrams(self, true);
+    }
     return PyLong_FromLong(ended);
 }
 
@@ -1216,6 +1245,7 @@ PyDoc_STRVAR(answer_datagrams_doc, "answer_datagrams(descriptor)\n\nTake datagra
 
 static PyObject *lanes_answer_datagrams(Lanes *self, PyObject *argument) {
     if (watch(self, argument, &self->datagrams)) return NULL;
+    self->watched = true;
     Py_RETURN_NONE;
 }
 

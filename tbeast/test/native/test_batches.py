@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
+import subprocess
 import sys
 from typing import Any
 
@@ -237,6 +238,76 @@ class PassedOnTests(DatagramsCase):
         self.lanes.answer_datagrams(self.datagrams.fileno())
         self.turn()
         self.assertEqual(BODY, self.asking.recv(4_096))
+
+
+class WaitingTests(DatagramsCase):
+    """While the next datagram is waited for awake, the system tells nobody of it; it does again in between."""
+
+    linger = 0.001
+
+    def setUp(self) -> None:
+        super().setUp()
+        where = str(self.datagrams.getsockname()[1])
+        self.asker_process = subprocess.Popen(
+            (sys.executable, "-c", _ASKER, where, question().hex()), stdout=subprocess.DEVNULL
+        )
+        self.addCleanup(self.asker_process.wait)
+        self.addCleanup(self.asker_process.kill)
+        self.turn_until(lambda: self.lanes.luck > 0)
+
+    def test_woken_afterwards(self) -> None:
+        before = self.figures("answers")[0]
+        self.turn_until(lambda: self.figures("answers")[0] > before + 1_000)
+        self.asker_process.kill()
+        self.asker_process.wait()
+        while self.turn(0.0):
+            pass
+        self.asking.send(question(1))
+        self.assertTrue(self.turn())
+        self.assertEqual(answer(1), self.asking.recv(4_096))
+        self.assertEqual([], self.others)
+
+    def test_others_pass(self) -> None:
+        """What is not plain reaches Python, and its asker gets the next answer as before."""
+        self.asking.send(b"what is this?")
+        self.turn_until(lambda: self.others)
+        self.assertEqual([(b"what is this?", self.asking.getsockname(), None)], self.others)
+        self.asking.send(question(2))
+        self.turn_until(lambda: select.select([self.asking], [], [], 0.0)[0])
+        self.assertEqual(answer(2), self.asking.recv(4_096))
+
+    def test_connections_have_their_turn(self) -> None:
+        self.listen()
+        client = self.client()
+        for _ in range(3):
+            client.sendall(parts.head())
+            self.turn_until(lambda: select.select([client], [], [], 0.0)[0])
+            self.assertTrue(client.recv(65_536).startswith(b"HTTP/1.1 200 OK"))
+        self.assertEqual([], self.left)
+
+    def test_ended_meanwhile(self) -> None:
+        self.lanes.end_datagrams()
+        while self.turn(0.0):
+            pass
+        self.asking.send(question(3))
+        self.assertFalse(self.turn(0.0))
+        self.lanes.answer_datagrams(self.datagrams.fileno())
+        self.turn_until(lambda: select.select([self.asking], [], [], 0.0)[0])
+        self.assertEqual(answer(3), self.asking.recv(4_096))
+
+
+_ASKER = """
+import socket, sys
+asking = socket.socket(type=socket.SOCK_DGRAM)
+asking.connect(("127.0.0.1", int(sys.argv[1])))
+asking.settimeout(0.2)
+while True:
+    try:
+        asking.send(bytes.fromhex(sys.argv[2]))
+        asking.recv(65536)
+    except TimeoutError:
+        pass
+"""
 
 
 class TurnTests(DatagramsCase):
