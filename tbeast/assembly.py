@@ -191,6 +191,8 @@ class Assembly:
             parts, shared, self.accounting.keyring, self.accounting.open_standing, reactor, now,
             self.accounting.ledger, self.counters,
         )  # fmt: skip
+        if self.native is not None:
+            self.publishing.interlude = dialer.interlude = self.native.interlude
         self.accounting.heard_usage = self.gate.heard_usage
         self.flush = PriceFlush(self.shelf, self.accounting.prices, now)
         self.flushing = Periodic("price flush", self.flush.flush, FLUSH_SECONDS, reactor, self.counters)

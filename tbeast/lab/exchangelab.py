@@ -6,12 +6,14 @@ loopback alone and refuses to start anywhere else: what it serves looks like the
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from ipaddress import ip_address
 from random import Random
 from typing import Any, Final
 
 from twisted.internet.defer import DeferredList, maybeDeferred
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.web.server import Site
 
@@ -36,6 +38,8 @@ VENUES: Final[Mapping[str, type[Venue]]] = {
 }  # fmt: skip
 
 SWEEP_SECONDS: Final = 0.25
+APART_SECONDS: Final = 0.001
+"""Between two exchanges that tell of the same step: no two speak at the same instant."""
 """How often deadlines are looked at: heartbeats, idle connections, ends of faults, the script."""
 
 _REPRICE: Final = 2e-4  # a stablecoin that moved so far reprices all that is quoted in it
@@ -113,6 +117,9 @@ class ExchangeLab:
         self._control: VenuePort | None = None
         self._began_at = 0.0
         self._priced_at = {coin: self.market.rate(coin) for coin in PEGS}
+        self._untold: deque[tuple[str, Iterable[str]]] = deque()
+        self._telling: IDelayedCall | None = None
+        self._apart_seconds = min(APART_SECONDS, 0.5 / steps_per_second / len(self.venues))
         self._loops = (
             Recurring(reactor, 1.0 / steps_per_second, self.step),
             Recurring(reactor, SWEEP_SECONDS, self.sweep),
@@ -142,6 +149,10 @@ class ExchangeLab:
         """Drop every connection, stop listening; gives a Deferred."""
         for loop in self._loops:
             loop.stop()
+        self._untold.clear()
+        if self._telling is not None:
+            self._telling.cancel()
+            self._telling = None
         for name in self.venues:
             for socket in self._sockets(name):
                 socket.end(Close())
@@ -169,16 +180,30 @@ class ExchangeLab:
     # The loops
 
     def step(self) -> None:
-        """Move the market by one step, and let the exchanges tell."""
+        """Move the market by one step, and let the exchanges tell, one after the other."""
+        while self._untold:
+            self._tell_one()
         moved = self.market.step()
-        now = self._now()
         everything = self._repriced()
         for name, venue in self.venues.items():
-            lines = venue.moved((*moved, *self.market.mids) if venue.quote in everything else moved, now)
-            if lines:
-                for socket in self._sockets(name):
-                    if socket.conversation is not None:
-                        socket.deliver(socket.conversation.prices(lines, now))
+            self._untold.append((name, (*moved, *self.market.mids) if venue.quote in everything else moved))
+        if self._telling is None:
+            self._tell_next()
+
+    def _tell_next(self) -> None:
+        self._telling = None
+        if self._untold:
+            self._telling = self._reactor.callLater(self._apart_seconds, self._tell_next)
+            self._tell_one()
+
+    def _tell_one(self) -> None:
+        name, codes = self._untold.popleft()
+        now = self._now()
+        lines = self.venues[name].moved(codes, now)
+        if lines:
+            for socket in self._sockets(name):
+                if socket.conversation is not None:
+                    socket.deliver(socket.conversation.prices(lines, now))
 
     def _repriced(self) -> list[str]:
         coins = []

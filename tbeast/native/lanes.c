@@ -147,6 +147,7 @@ enum { EVENTS_A_ROUND = 256, ACCEPTS_A_ROUND = 64, DATAGRAMS_A_ROUND = 64, ROUND
 enum { LUCK_MOST = 8, LUCK_LOST = 3 };
 static const double SOON = 2.0; /* moments between two turns; to be woken takes one of them */
 static const double BREATH_SECONDS = 3e-6;
+static const double BRIEF_SECONDS = 0.0004;
 enum { DATAGRAM_ROOM = 2048, SEGMENTS_MOST = 64, SEGMENTED_MOST = 61440 };
 
 typedef struct {
@@ -191,6 +192,8 @@ typedef struct {
     unsigned long long microseconds, times[TIMES]; /* that the answers took; how many, by the binary length of those */
     double turn_began, now_at_turn; /* what the clocks said at the beginning of the turn */
     double turn_ended;              /* and at the end of the one before */
+    double rested_since;            /* the same, brief ones included */
+    bool turning;
     double budget, linger;
     int luck; /* how well looking again and again went lately; below 0: it is not done */
     uint8_t date[HOT_DATE];
@@ -871,14 +874,15 @@ static int wait_awake(Lanes *self, double since, PyObject **others, int *datagra
 }
 
 PyDoc_STRVAR(turn_doc,
-             "turn(now, date) -> None or (left, others)\n\n"
+             "turn(now, date, brief=False) -> None or (left, others)\n\n"
              "Serve what is ready, for a bounded time. left: (descriptor, received, unsent, verdict or None, returns)\n"
              "of each connection that is the caller's from now on; returns: see take. others: (datagram, sender, verdict or None) of each datagram\n"
-             "that was not answered. With a verdict, a refused question comes first, which was asked at the gate already.");
+             "that was not answered. With a verdict, a refused question comes first, which was asked at the gate already.\n"
+             "A brief turn waits for nothing and is over sooner. Within a turn another one is none.");
 
 static PyObject *lanes_turn(Lanes *self, PyObject *const *arguments, Py_ssize_t count) {
-    if (count != 2 || is_closed(self)) {
-        if (count != 2) PyErr_SetString(PyExc_TypeError, "turn takes now and date");
+    if (count < 2 || count > 3 || is_closed(self)) {
+        if (count < 2 || count > 3) PyErr_SetString(PyExc_TypeError, "turn takes now, date and brief");
         return NULL;
     }
     double now = PyFloat_AsDouble(arguments[0]);
@@ -887,17 +891,21 @@ static PyObject *lanes_turn(Lanes *self, PyObject *const *arguments, Py_ssize_t 
         PyErr_Format(PyExc_ValueError, "the date has %d bytes", HOT_DATE);
         return NULL;
     }
+    int brief = count == 3 ? PyObject_IsTrue(arguments[2]) : 0;
+    if (brief < 0) return NULL;
+    if (self->turning) Py_RETURN_NONE;
+    self->turning = true;
     memcpy(self->date, PyBytes_AS_STRING(arguments[1]), HOT_DATE);
-    double up = self->turn_began = uptime();
+    double up = self->turn_began = uptime(), budget = brief ? BRIEF_SECONDS : self->budget;
     self->now_at_turn = now;
     PyObject *left = NULL, *others = NULL;
     bool more = true;
 
-    if (self->luck < 0) self->luck = up - self->turn_ended < SOON * self->linger ? self->luck + 1 : -LUCK_MOST;
+    if (self->luck < 0 && !brief) self->luck = up - self->turn_ended < SOON * self->linger ? self->luck + 1 : -LUCK_MOST;
     while (more) {
         int ready = look(self), datagrams = self->watched ? 0 : serve_datagrams(self, &others);
         if (ready <= 0 && !datagrams) {
-            if (self->linger <= 0.0 || up == self->turn_began) break;
+            if (brief || self->linger <= 0.0 || up == self->turn_began) break;
             if (self->luck < 0) watch_datagrams(self, true);
             ready = self->luck >= 0 ? wait_awake(self, up, &others, &datagrams) : wait_asleep(self);
             if (ready <= 0 && !datagrams) break;
@@ -910,7 +918,7 @@ static PyObject *lanes_turn(Lanes *self, PyObject *const *arguments, Py_ssize_t 
             int descriptor = self->events[at].data.fd;
             if (descriptor == self->datagrams) {
                 failed = serve_datagrams(self, &others) < 0;
-                if (self->luck >= 0) watch_datagrams(self, false);
+                if (self->luck >= 0 && !brief) watch_datagrams(self, false);
             } else if (descriptor == self->listener) {
                 accept_some(self, up, ready > 1);
             } else if (descriptor < self->connections_size && self->connections[descriptor].open) {
@@ -923,10 +931,12 @@ static PyObject *lanes_turn(Lanes *self, PyObject *const *arguments, Py_ssize_t 
             PyErr_WriteUnraisable((PyObject *)self);
             break;
         }
-        more = left == NULL && others == NULL && up - self->turn_began < self->budget;
+        more = left == NULL && others == NULL && up - self->turn_began < budget;
     }
     watch_datagrams(self, true);
-    self->turn_ended = uptime();
+    self->rested_since = uptime();
+    if (!brief) self->turn_ended = self->rested_since;
+    self->turning = false;
     if (left == NULL && others == NULL) Py_RETURN_NONE;
     return Py_BuildValue("(NN)", left ? left : PyList_New(0), others ? others : PyList_New(0));
 }
@@ -1437,6 +1447,10 @@ static PyObject *lanes_kinds(Lanes *self, void *Py_UNUSED(closure)) {
     return PyLong_FromUnsignedLong(self->tallies.count);
 }
 
+static PyObject *lanes_rested(Lanes *self, void *Py_UNUSED(closure)) {
+    return PyFloat_FromDouble(uptime() - self->rested_since);
+}
+
 static PyObject *lanes_refusal(Lanes *self, void *Py_UNUSED(closure)) {
     return self->refusal == NULL ? PyBytes_FromStringAndSize(NULL, 0) : Py_NewRef(self->refusal);
 }
@@ -1453,6 +1467,7 @@ static int set_refusal(Lanes *self, PyObject *refusal, void *Py_UNUSED(closure))
 static PyGetSetDef lanes_properties[] = {
     {"refusal", (getter)lanes_refusal, (setter)set_refusal, "What connections are told for which there is no room.", NULL},
     {"kinds", (getter)lanes_kinds, NULL, "How many rows drain would give.", NULL},
+    {"rested", (getter)lanes_rested, NULL, "How long the last turn is over, in seconds.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

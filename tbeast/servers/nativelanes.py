@@ -47,6 +47,8 @@ from tbeast.servers.site import IDLE
 
 SERVICE: Final = "lpo"
 EXPIRE_SECONDS: Final = 1.0
+INTERLUDE_SECONDS: Final = 0.0001
+"""For so long other work may go on before those who ask have a turn."""
 KEPT_DESCRIPTORS: Final = 256
 
 
@@ -69,7 +71,11 @@ class Lanes(Protocol):
     def refused(self) -> int:
         """How many there was no room for."""
 
-    def turn(self, now: float, date: bytes, /) -> tuple[list[Any], list[Any]] | None:
+    @property
+    def rested(self) -> float:
+        """For how many seconds there was no turn."""
+
+    def turn(self, now: float, date: bytes, brief: bool = False, /) -> tuple[list[Any], list[Any]] | None:
         """Serve what is ready; give what must be handed over."""
 
     def learn(self, key: bytes, key_id: str, standing: Standing, /) -> None:
@@ -268,18 +274,35 @@ class NativeLanes:
 
     def doRead(self) -> None:
         """Something is ready."""
+        found = self._turn(False)
+        if found is not None:
+            self._see_to(*found)
+
+    def interlude(self) -> None:
+        """Answer whoever waits, in the midst of other work: to be called after every bit of it. It raises nothing.
+
+        What is not plain has to wait for the end of that work.
+        """
+        if self._users and self._lanes.rested >= INTERLUDE_SECONDS:
+            found = self._turn(True)
+            if found is not None:
+                self._reactor.callLater(0.0, self._see_to, *found)
+
+    def _turn(self, brief: bool) -> tuple[list[Any], list[Any]] | None:
         if self._ledger.is_closed:
             self._lanes.shut = True  # nobody is answered whose answer could not be recorded
-        found = self._lanes.turn(self._now(), self._site.date() if self._site is not None else _NO_DATE)
-        if found is None:
-            return
-        left, others = found
+        return self._lanes.turn(self._now(), self._site.date() if self._site is not None else _NO_DATE, brief)
+
+    def _see_to(self, left: list[Any], others: list[Any]) -> None:
         for descriptor, *rest in left:
+            if self._expiry is None:  # all have been ended meanwhile
+                os.close(descriptor)
+                continue
             try:
                 self._adopt(descriptor, *rest)
             except Exception:
                 self._log.failure("a connection could not be taken over from the native lane")
-        for datagram, sender, verdict in others:
+        for datagram, sender, verdict in others if self._protocol is not None else ():
             try:
                 if verdict is None:
                     self._protocol.datagramReceived(datagram, sender)

@@ -43,6 +43,7 @@ class Publishing(Service):
     """Keeps the shelf in step with the board.
 
     @ivar last: the newest quote of every asset, whatever its quality.
+    @ivar interlude: called after each asset, of which there may be many, so that others have a turn; raises nothing.
     """
 
     log = Logger()
@@ -72,6 +73,7 @@ class Publishing(Service):
         self._flushed_at = float("-inf")
         self._turned: dict[tuple[str, str], list[str]] = {}
         self._failing: set[str] = set()
+        self.interlude: Callable[[], object] = lambda: None
 
     def startService(self) -> None:
         """Begin to listen to the board."""
@@ -124,6 +126,7 @@ class Publishing(Service):
                     self._tell(change)
             except Exception:
                 self._failed(code)
+            self.interlude()
         self._board.dirty.update(codes)
         self.publish()
 
@@ -145,6 +148,7 @@ class Publishing(Service):
             except Exception:
                 self._shelf.take_down(code)
                 self._failed(code)
+            self.interlude()
 
     def _failed(self, code: str) -> None:
         self._counters.count("service_failures", "publish")

@@ -69,7 +69,11 @@ class SocketLimits:
 
 
 class WebSocketDialer:
-    """L{tbeast.interfaces.SocketDialer} over TCP and TLS."""
+    """L{tbeast.interfaces.SocketDialer} over TCP and TLS.
+
+    @ivar interlude: called after each message, of which many may come together, so that others have a turn; raises
+        nothing.
+    """
 
     def __init__(
         self, reactor: Any, user_agent: str, limits: SocketLimits | None = None, trust_root: Any = None
@@ -85,6 +89,7 @@ class WebSocketDialer:
         self._user_agent = user_agent
         self._trust_root = trust_root
         self._tls: dict[str, Any] = {}
+        self.interlude: Callable[[], object] = lambda: None
 
     def dial(self, url: str, listener: FrameListener) -> DialedSocket:
         """See L{tbeast.interfaces.SocketDialer.dial}. A URL that is none is told through C{closed} as well."""
@@ -451,6 +456,7 @@ class _FrameProtocol(WebSocketClientProtocol):  # type: ignore[misc]
         except Exception:
             dialed.log.failure("whoever listens failed at a frame; dropping the connection")
             dialed.drop("listener failed")
+        dialed._dialer.interlude()
 
     def onPing(self, payload: bytes) -> None:
         super().onPing(payload)

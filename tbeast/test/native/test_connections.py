@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import select
 import socket
 import struct
 import subprocess
@@ -118,6 +119,67 @@ while True:
     if not asking.recv(65536):
         break
 """
+
+
+class BriefTests(ConnectionsCase):
+    """A turn in the midst of other work."""
+
+    linger = 0.001
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.learn()
+        self.asking = self.client()
+
+    def turn_briefly(self) -> Any:
+        return self.lanes.turn(self.now, DATE, True)
+
+    def test_answers(self) -> None:
+        """It answers what is there, and is none of the turns that tell whether to wait awake."""
+        luck = self.lanes.luck
+        for _ in range(20):
+            self.asking.sendall(head())
+            while not select.select([self.asking], [], [], 0.0)[0]:
+                self.assertIsNone(self.turn_briefly())
+            self.assertEqual(ANSWER, self.asking.recv(65_536))
+        self.assertEqual(luck, self.lanes.luck)
+        self.assertEqual([20], list(self.figures("requests")))
+
+    def test_hands_over(self) -> None:
+        self.asking.sendall(head()[:10])
+        found = None
+        while found is None:
+            found = self.turn_briefly()
+        self.left += found[0]
+        self.assertEqual([(head()[:10], b"", None, 0)], [left[1:] for left in self.left])
+
+    def test_rested(self) -> None:
+        """Since a turn of either kind, by a clock that goes on meanwhile."""
+        for brief in (False, True):
+            before = time.monotonic()
+            self.lanes.turn(self.now, DATE, brief)
+            turned = time.monotonic()
+            time.sleep(0.002)
+            asked = time.monotonic()
+            rested = self.lanes.rested
+            self.assertGreaterEqual(rested, asked - turned)
+            self.assertLessEqual(rested, time.monotonic() - before)
+
+    def test_not_within_another(self) -> None:
+        """Who is asked about a key during a turn cannot begin one."""
+        found: list[Any] = []
+
+        class Asking:
+            def admit(_, now: float) -> Verdict:
+                found.append(self.turn_briefly())
+                return Verdict("admitted", PARTNER, NO_LIMIT, NO_LIMIT, 0, 0.0)
+
+        self.learn(evolve(PARTNER, key_id="other"), b"an-other-key", Asking())
+        other = self.client()
+        self.asking.sendall(head())
+        other.sendall(head(key=b"an-other-key"))
+        self.turn_until(lambda: self.figures("requests")[0] == 2)
+        self.assertEqual([None], found)
 
 
 class AnswerTests(ConnectionsCase):
@@ -440,7 +502,7 @@ class ArgumentTests(ConnectionsCase):
             self.assertRaises(error, self.lanes.answer_datagrams, wrong)
 
     def test_turn(self) -> None:
-        turns: tuple[tuple[object, ...], ...] = ((), (NOW,), (NOW, DATE, 1), ("now", DATE), (NOW, DATE.decode()))
+        turns: tuple[tuple[object, ...], ...] = ((), (NOW,), (NOW, DATE, 1, 1), ("now", DATE), (NOW, DATE.decode()))
         for arguments in turns:
             self.assertRaises((TypeError, ValueError), self.lanes.turn, *arguments)
         self.assertRaises(ValueError, self.lanes.turn, NOW, DATE[1:])

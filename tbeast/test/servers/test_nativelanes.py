@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import resource
+import select
 import socket
 import struct
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from tbeast.domain.counters import Counters
 from tbeast.domain.keys import account_of
 from tbeast.domain.plans import PLANS
 from tbeast.domain.usage import Kind, Ledger, Row, added_up
+from tbeast.servers import nativelanes
 from tbeast.servers.fastlane import PLAIN_IN_A_ROW
 from tbeast.servers.nativelanes import EXPIRE_SECONDS, NativeLanes
 from tbeast.services.keyring import Keyring
@@ -35,6 +37,8 @@ from tbeast.testing.logs import listen
 HOT = question("/price?asset=BTC")
 NEW = "a-new-partner-key"
 ASKED = question("/price?asset=BTC", NEW)
+AS_JSON = b'{"api_key":"%b","asset":"BTC","id":2}' % PARTNER.encode()
+"""Not plain, and so answered in Python."""
 
 
 class DoorCase(NativeCase):
@@ -513,6 +517,83 @@ class TimeTests(DoorCase):
                 counted,
             )
         self.assertEqual(7, sum(counted.values()))
+
+
+class InterludeTests(DoorCase):
+    """In the midst of other work, before the reactor has its next turn."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.patch(nativelanes, "INTERLUDE_SECONDS", 0.0)
+
+    def put(self, data: bytes) -> None:
+        """What the client sends is there to be read, and nothing has been done about it."""
+        self.door.put(data)
+        self.door.wait_for(self.is_there, turning=False)
+
+    def is_there(self) -> bool:
+        return bool(select.select([self.house.lanes.fileno()], [], [], 0.0)[0])
+
+    def test_answered(self) -> None:
+        self.put(HOT)
+        self.door.native.interlude()
+        self.assertEqual(200, read(self.door.client.recv(65_536)).status)
+        self.assertEqual([1, 0], self.figures("requests", "left"))
+        self.assertFalse(self.is_there())
+
+    def test_not_yet(self) -> None:
+        """There was a turn just now."""
+        self.patch(nativelanes, "INTERLUDE_SECONDS", 3_600.0)
+        self.put(HOT)
+        self.door.native.interlude()
+        self.assertTrue(self.is_there())
+
+    def test_the_rest_waits(self) -> None:
+        """What is not plain is seen to when the work is done, which may be the very work that it asks for."""
+        self.put(HOT[:30])
+        self.door.native.interlude()
+        self.assertEqual(([1, 0], 0), (self.figures("left", "connections"), len(self.door.site.connections)))
+        self.assertEqual(200, self.ask(HOT[30:]).status)
+        self.assertEqual(1, len(self.door.site.connections))
+
+    def test_ended_meanwhile(self) -> None:
+        """A connection that was still to be seen to ends with the others."""
+        self.put(HOT[:30])
+        self.door.native.interlude()
+        self.door.close()
+        self.assertTrue(self.door.is_closed)
+        self.assertEqual(0, len(self.door.site.connections))
+        self.door.native.interlude()
+
+    def test_closed_ledger(self) -> None:
+        self.house.ledger.is_closed = True
+        self.put(HOT)
+        self.door.native.interlude()
+        self.door.turns.settle()
+        self.assertEqual((b"", 0), (self.door.sent, self.house.ledger.requests))
+
+    def test_datagrams(self) -> None:
+        desk = NativeDesk()
+        self.addCleanup(desk.shut)
+        desk.ask(f"{PARTNER}|BTC".encode(), 1)
+        for datagram in (AS_JSON, f"{PARTNER}|BTC|1".encode()):
+            desk.asking.send(datagram)
+        desk.turns.wait()
+        desk.native.interlude()
+        self.assertIn(b'"id":1}', desk.asking.recv(65_536))
+        desk.turns.settle()
+        self.assertIn(b'"id":2}', desk.asking.recv(65_536))
+
+    def test_datagrams_ended_meanwhile(self) -> None:
+        """Nobody is left who would answer."""
+        desk = NativeDesk()
+        self.addCleanup(desk.shut)
+        desk.asking.send(AS_JSON)
+        desk.turns.wait()
+        desk.native.interlude()
+        desk.native.end_datagrams()
+        desk.turns.settle()
+        self.assertEqual([], select.select([desk.asking], [], [], 0.0)[0])
 
 
 class EndTests(DoorCase):

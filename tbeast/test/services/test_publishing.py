@@ -59,6 +59,22 @@ class PublishingTests(SynchronousTestCase):
         self.assertEqual(self.counters.value("publications"), 1)
         self.assertEqual(self.shown("BTC"), "BTC 149.0 0.000 single_source")
 
+    def test_an_interlude_after_each_asset(self) -> None:
+        """What is published already can be asked for in it."""
+        shown: list[tuple[str | None, str | None]] = []
+        self.publishing.interlude = lambda: shown.append((self.shown("BTC"), self.shown("ETH")))
+        for asset in ("BTC", "ETH"):
+            self.scene.tick("kraken", asset, 100.0)
+        self.publishing.publish()
+        btc, eth = "BTC 100.0 0.000 single_source", "ETH 100.0 0.000 single_source"
+        self.assertEqual([(btc, None), (btc, eth)], shown)
+        shown.clear()
+        for _ in range(SLICES):
+            self.publishing.sweep_slice()
+        self.assertEqual({(btc, eth)}, set(shown))
+        # all are reviewed, and what has a place on the shelf is priced
+        self.assertEqual(len(self.scene.board.codes()) + len(self.scene.board.assets.assets), len(shown))
+
     def test_rates_are_known_to_what_is_published_with_them(self) -> None:
         self.scene.tick("okx", "BTC", 100.0)
         for exchange in ("kraken", "okx", "coinbase"):

@@ -171,6 +171,7 @@ class SocketCase(TestCase):
     def setUp(self) -> None:
         self.listener = Listener()
         self.trust_root: Any = None
+        self.interlude: Callable[[], object] = lambda: None
         self.limits = SocketLimits(connect_seconds=10, handshake_seconds=10, close_seconds=10)
         self.dialed: DialedSocket | None = None
 
@@ -206,6 +207,7 @@ class SocketCase(TestCase):
     def dial(self, factory: Any = None, url: str = "") -> DialedSocket:
         """Dial, and see to it that nothing is left of it at the end."""
         dialer = WebSocketDialer(reactor, "tbeast/test", self.limits, self.trust_root)
+        dialer.interlude = self.interlude
         dialed = dialer.dial(url or f"ws://127.0.0.1:{factory.port_number}/feed?x=1", self.listener)
 
         async def end() -> None:
@@ -690,6 +692,12 @@ class BoundTests(SocketCase):
 
     async def test_a_burst_is_taken_in_turns(self) -> None:
         await self.check_turns()
+
+    async def test_others_have_a_turn_after_each_message(self) -> None:
+        heard: list[int] = []
+        self.interlude = lambda: heard.append(len(self.listener.frames))
+        await self.check_turns()
+        self.assertEqual(list(range(1, 3001)), heard[:3000])  # we are told of the last one before that is over
 
     async def test_so_is_one_over_tls(self) -> None:
         authority = Authority()
