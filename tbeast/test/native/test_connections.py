@@ -165,6 +165,32 @@ class BriefTests(ConnectionsCase):
             self.assertGreaterEqual(rested, asked - turned)
             self.assertLessEqual(rested, time.monotonic() - before)
 
+    def test_the_work_in_between_goes_first(self) -> None:
+        """Brief turns have a small part of the time: when they have had it, whoever asks waits for one that is not."""
+        slow = Standing(PARTNER, self.now)
+
+        class Slow:
+            def admit(_, now: float) -> Verdict:
+                time.sleep(0.1)
+                return slow.admit(now)
+
+        self.learn(evolve(PARTNER, key_id="slow"), b"a-slow-key", Slow())
+        self.lanes.turn(self.now, DATE)
+        self.asking.sendall(head(key=b"a-slow-key"))
+        while not select.select([self.asking], [], [], 0.0)[0]:
+            self.turn_briefly()
+        self.assertEqual(ANSWER, self.asking.recv(65_536))
+        self.asking.sendall(head())
+        self.assertTrue(select.select([self.lanes.fileno()], [], [], PATIENCE_SECONDS)[0])
+        self.assertIsNone(self.turn_briefly())
+        self.assertEqual([], select.select([self.asking], [], [], 0.0)[0])
+        self.turn_until(lambda: select.select([self.asking], [], [], 0.0)[0])
+        self.assertEqual(ANSWER, self.asking.recv(65_536))
+        self.asking.sendall(head())
+        self.assertTrue(select.select([self.lanes.fileno()], [], [], PATIENCE_SECONDS)[0])
+        self.assertIsNone(self.turn_briefly())
+        self.assertEqual(ANSWER, self.asking.recv(65_536))
+
     def test_not_within_another(self) -> None:
         """Who is asked about a key during a turn cannot begin one."""
         found: list[Any] = []
