@@ -38,11 +38,13 @@ VENUES: Final[Mapping[str, type[Venue]]] = {
 }  # fmt: skip
 
 SWEEP_SECONDS: Final = 0.25
+"""How often deadlines are looked at: heartbeats, idle connections, ends of faults, the script."""
+
 AT_ONCE: Final = 3
 """So many exchanges tell of a step in one go, and the others a moment later: one burst of all would hold up whoever has
 the same core, and one of each would cost everybody more turns."""
 APART_SECONDS: Final = 0.001
-"""How often deadlines are looked at: heartbeats, idle connections, ends of faults, the script."""
+"""That moment."""
 
 _REPRICE: Final = 2e-4  # a stablecoin that moved so far reprices all that is quoted in it
 

@@ -148,7 +148,7 @@ enum { LUCK_MOST = 8, LUCK_LOST = 3 };
 static const double SOON = 2.0; /* moments between two turns; to be woken takes one of them */
 static const double BREATH_SECONDS = 3e-6;
 static const double BRIEF_SECONDS = 0.0004;
-static const double BRIEF_AT_FIRST_SECONDS = 0.008, BRIEF_SHARE = 0.25; /* of the time in between */
+static const double BRIEF_MOST_SECONDS = 0.008, BRIEF_SHARE = 0.25; /* of all time, and so much at once */
 enum { DATAGRAM_ROOM = 2048, SEGMENTS_MOST = 64, SEGMENTED_MOST = 61440 };
 
 typedef struct {
@@ -180,7 +180,7 @@ typedef struct {
     int epoll, listener, datagrams;
     int highest; /* descriptor that connections may have; -1: any */
     bool listening, segmenting;
-    bool watched; /* the datagrams' socket is in the epoll; if not, it is asked in every round */
+    char watched; /* the datagrams' socket is in the epoll; if not, it is asked in every round */
     connection *connections; /* by descriptor */
     int connections_size, oldest, newest;
     long long open_connections;
@@ -194,7 +194,7 @@ typedef struct {
     double turn_began, now_at_turn; /* what the clocks said at the beginning of the turn */
     double turn_ended;              /* and at the end of the one before */
     double rested_since;            /* the same, brief ones included */
-    double brief_left;              /* for so long there may be brief ones before the next that is none */
+    double brief_left, brief_at;    /* for so long there may be brief ones now, and when that was so */
     bool turning;
     double budget, linger;
     int luck; /* how well looking again and again went lately; below 0: it is not done */
@@ -766,10 +766,10 @@ static void watch_datagrams(Lanes *self, bool watched) {
         self->watched = watched;
 }
 
-/* Serve what datagrams there are, some rounds of them; how many there were. -1: a Python error is set. */
-static int serve_datagrams(Lanes *self, PyObject **others) {
+/* Serve what datagrams there are, at most so many rounds of them; how many there were. -1: a Python error is set. */
+static int serve_datagrams(Lanes *self, int rounds, PyObject **others) {
     int served = 0;
-    for (int round = 0; round < ROUNDS_OF_DATAGRAMS; round++) {
+    for (int round = 0; round < rounds; round++) {
         for (int at = 0; at < DATAGRAMS_A_ROUND; at++) {
             self->incoming_at[at] = (struct iovec){self->questions[at], DATAGRAM_ROOM};
             self->incoming[at].msg_hdr = (struct msghdr){
@@ -865,7 +865,7 @@ static int wait_awake(Lanes *self, double since, PyObject **others, int *datagra
         if (!self->watched)
             for (double end = up + BREATH_SECONDS; up < end;) up = uptime();
         ready = look(self);
-        if (!self->watched) *datagrams = serve_datagrams(self, others);
+        if (!self->watched) *datagrams = serve_datagrams(self, ROUNDS_OF_DATAGRAMS, others);
         up = uptime();
     } while (ready <= 0 && !*datagrams && up < since + self->linger);
     if (ready > 0 || *datagrams)
@@ -880,8 +880,8 @@ PyDoc_STRVAR(turn_doc,
              "Serve what is ready, for a bounded time. left: (descriptor, received, unsent, verdict or None, returns)\n"
              "of each connection that is the caller's from now on; returns: see take. others: (datagram, sender, verdict or None) of each datagram\n"
              "that was not answered. With a verdict, a refused question comes first, which was asked at the gate already.\n"
-             "A brief turn waits for nothing and is over sooner; after 8 ms of them, and a quarter of the time in between, it\n"
-             "serves nobody until there was one that is not brief. Within a turn another one is none.");
+             "A brief turn waits for nothing and is over sooner. Brief ones have a quarter of all time, at most 8 ms of it at\n"
+             "once; beyond that they serve nobody. Within a turn another one is none.");
 
 static PyObject *lanes_turn(Lanes *self, PyObject *const *arguments, Py_ssize_t count) {
     if (count < 2 || count > 3 || is_closed(self)) {
@@ -899,9 +899,10 @@ static PyObject *lanes_turn(Lanes *self, PyObject *const *arguments, Py_ssize_t 
     if (self->turning) Py_RETURN_NONE;
     double up = uptime(), budget = brief ? BRIEF_SECONDS : self->budget;
     if (brief) {
-        /* whose work it is that we are in the midst of has the greater part of the time, however long it is */
-        self->brief_left += BRIEF_SHARE * (up - self->rested_since);
-        self->rested_since = up;
+        /* the work that we are in the midst of has the greater part of the time */
+        self->brief_left += BRIEF_SHARE * (up - self->brief_at);
+        if (self->brief_left > BRIEF_MOST_SECONDS) self->brief_left = BRIEF_MOST_SECONDS;
+        self->brief_at = up;
         if (self->brief_left <= 0.0) Py_RETURN_NONE;
     }
     self->turning = true;
@@ -913,7 +914,7 @@ static PyObject *lanes_turn(Lanes *self, PyObject *const *arguments, Py_ssize_t 
 
     if (self->luck < 0 && !brief) self->luck = up - self->turn_ended < SOON * self->linger ? self->luck + 1 : -LUCK_MOST;
     while (more) {
-        int ready = look(self), datagrams = self->watched ? 0 : serve_datagrams(self, &others);
+        int ready = look(self), datagrams = self->watched ? 0 : serve_datagrams(self, ROUNDS_OF_DATAGRAMS, &others);
         if (ready <= 0 && !datagrams) {
             if (brief || self->linger <= 0.0 || up == self->turn_began) break;
             if (self->luck < 0) watch_datagrams(self, true);
@@ -924,13 +925,14 @@ static PyObject *lanes_turn(Lanes *self, PyObject *const *arguments, Py_ssize_t 
             up = uptime();
         }
         bool failed = datagrams < 0;
-        for (int at = 0; at < ready && !failed; at++) {
+        /* who is left out of a brief turn is ready in the next one, too */
+        for (int at = 0; at < ready && !failed && !(brief && up - self->turn_began > budget); at++) {
             int descriptor = self->events[at].data.fd;
             if (descriptor == self->datagrams) {
-                failed = serve_datagrams(self, &others) < 0;
+                failed = serve_datagrams(self, brief ? 1 : ROUNDS_OF_DATAGRAMS, &others) < 0;
                 if (self->luck >= 0 && !brief) watch_datagrams(self, false);
             } else if (descriptor == self->listener) {
-                accept_some(self, up, ready > 1);
+                accept_some(self, up, ready > 1 || datagrams > 0);
             } else if (descriptor < self->connections_size && self->connections[descriptor].open) {
                 failed = serve(self, descriptor, up, &left);
             }
@@ -945,12 +947,10 @@ static PyObject *lanes_turn(Lanes *self, PyObject *const *arguments, Py_ssize_t 
     }
     watch_datagrams(self, true);
     self->rested_since = uptime();
-    if (brief) {
+    if (brief)
         self->brief_left -= self->rested_since - self->turn_began;
-    } else {
-        self->brief_left = BRIEF_AT_FIRST_SECONDS;
+    else
         self->turn_ended = self->rested_since;
-    }
     self->turning = false;
     if (left == NULL && others == NULL) Py_RETURN_NONE;
     return Py_BuildValue("(NN)", left ? left : PyList_New(0), others ? others : PyList_New(0));
@@ -1297,6 +1297,7 @@ PyDoc_STRVAR(end_datagrams_doc, "end_datagrams()\n\nTake no more datagrams.");
 static PyObject *lanes_end_datagrams(Lanes *self, PyObject *Py_UNUSED(ignored)) {
     if (self->datagrams >= 0 && self->epoll >= 0) epoll_ctl(self->epoll, EPOLL_CTL_DEL, self->datagrams, NULL);
     self->datagrams = -1;
+    self->watched = true;
     Py_RETURN_NONE;
 }
 
@@ -1391,6 +1392,9 @@ static PyObject *lanes_new(PyTypeObject *type, PyObject *arguments, PyObject *na
     self->epoll = self->listener = self->datagrams = self->oldest = self->newest = -1;
     self->highest = self->room = -1;
     self->segmenting = true;
+    self->watched = true;
+    self->rested_since = self->brief_at = uptime();
+    self->brief_left = BRIEF_MOST_SECONDS;
     self->budget = budget;
     self->linger = linger < 0.001 ? linger : 0.001;
     self->luck = -LUCK_MOST;
@@ -1492,6 +1496,8 @@ static PyMemberDef lanes_members[] = {
     {"room", T_INT, offsetof(Lanes, room), 0,
      "For how many connections there is room here; others are refused. One less whenever a connection is handed over,\n"
      "until it is set anew. -1: for any."},
+    {"watched", T_BOOL, offsetof(Lanes, watched), READONLY,
+     "Whether the socket of datagrams wakes who watches the epoll: always, but within a turn that waits awake."},
     {"connections", T_LONGLONG, offsetof(Lanes, open_connections), READONLY, "How many there are."},
     {"refused", T_ULONGLONG, offsetof(Lanes, refused), READONLY, "How many were refused because there was no room."},
     {"luck", T_INT, offsetof(Lanes, luck), READONLY,

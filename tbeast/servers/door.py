@@ -116,6 +116,7 @@ class Site(Protocol):
 class Door:
     """The door of one process.
 
+    @ivar on_the_way: how many connections have left the native lane, and are counted by no site yet.
     @ivar refusal: what is told to those for whom there is no room.
     @ivar refused: how many were not let in, as far as L{sync} knows.
     """
@@ -129,6 +130,7 @@ class Door:
         """
         self.refused = 0
         self.refusal = b""
+        self.on_the_way = 0
         self._governor = governor
         self._clock = clock
         self._now = now
@@ -241,7 +243,7 @@ class Door:
         self._governor.refused += count
 
     def _outside_lanes(self) -> int:
-        return sum(len(site.connections) for site in self._sites)
+        return self.on_the_way + sum(len(site.connections) for site in self._sites)
 
     def _prepare(self) -> None:
         request_id = self._new_id()

@@ -22,6 +22,7 @@ import resource
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from math import inf
 from typing import Any, Final, Protocol, overload
 
 from twisted.internet.interfaces import IDelayedCall, IProtocolFactory, IReadDescriptor
@@ -136,7 +137,12 @@ class Drained(Protocol):
 
 
 class Doorkeeper(Protocol):
-    """What lanes need of L{tbeast.servers.door.Door}."""
+    """What lanes need of L{tbeast.servers.door.Door}.
+
+    @ivar on_the_way: how many connections have left the lanes and are counted nowhere else yet.
+    """
+
+    on_the_way: int
 
     def take_lanes(self, lanes: Lanes) -> None:
         """Say from now on for how many connections there is room in them."""
@@ -255,6 +261,8 @@ class NativeLanes:
         self._exhausted = 0
         self._is_exhausted = False
         self._expiry: IDelayedCall | None = None
+        self._has_connections = False
+        self._deferred = False
         self._spare = -1
         ledger.beside = self
         counters.gathered.append(self.count)
@@ -283,10 +291,24 @@ class NativeLanes:
 
         What is not plain has to wait for the end of that work.
         """
-        if self._users and self._lanes.rested >= INTERLUDE_SECONDS:
+        if self._deferred or not self._users or self._lanes.rested < INTERLUDE_SECONDS:
+            return
+        try:
             found = self._turn(True)
-            if found is not None:
-                self._reactor.callLater(0.0, self._see_to, *found)
+        except Exception:
+            self._log.failure("an interlude failed")
+            return
+        if found is not None:
+            self._deferred = True  # so there is no more of it than of one turn
+            if self.door is not None:
+                self.door.on_the_way = len(found[0])
+            self._reactor.callLater(0.0, self._see_to_deferred, *found)
+
+    def _see_to_deferred(self, left: list[Any], others: list[Any]) -> None:
+        self._deferred = False
+        if self.door is not None:
+            self.door.on_the_way = 0
+        self._see_to(left, others)
 
     def _turn(self, brief: bool) -> tuple[list[Any], list[Any]] | None:
         if self._ledger.is_closed:
@@ -295,7 +317,7 @@ class NativeLanes:
 
     def _see_to(self, left: list[Any], others: list[Any]) -> None:
         for descriptor, *rest in left:
-            if self._expiry is None:  # all have been ended meanwhile
+            if not self._has_connections:  # they have been ended meanwhile
                 os.close(descriptor)
                 continue
             try:
@@ -335,8 +357,8 @@ class NativeLanes:
         if self.door is not None:
             self.door.take_lanes(self._lanes)
         self._take_spare()
+        self._has_connections = True
         self._begin()
-        self._plan_expiry()
 
     def part(self) -> None:
         """Take no more connections; those that there are end with their next answer."""
@@ -345,11 +367,10 @@ class NativeLanes:
 
     def end_connections(self) -> None:
         """Take no more connections, and end those that there are."""
-        if self._expiry is None:
+        if not self._has_connections:
             return
+        self._has_connections = False
         self._lanes.end_listening()
-        self._expiry.cancel()
-        self._expiry = None
         self._give_spare_back()
         self._end()
 
@@ -390,7 +411,7 @@ class NativeLanes:
 
     def _expire(self) -> None:
         self._plan_expiry()
-        self._lanes.expire(float(self._site.timeOut))
+        self._lanes.expire(inf if self._site is None else float(self._site.timeOut))
         before, self._exhausted = self._exhausted, self._lanes.figures()["exhausted"]
         if (self._exhausted > before) != self._is_exhausted:
             self._is_exhausted = not self._is_exhausted
@@ -420,11 +441,15 @@ class NativeLanes:
         self._users += 1
         if self._users == 1:
             self._reactor.addReader(self)
+            self._plan_expiry()
 
     def _end(self) -> None:
         self._users -= 1
         if not self._users:
             self._reactor.removeReader(self)
+            if self._expiry is not None:
+                self._expiry.cancel()
+                self._expiry = None
 
     # Books.
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tbeast.codecs.datagrams import LARGEST
-from tbeast.domain.admission import RATE_LIMITED, Verdict
+from tbeast.domain.admission import RATE_LIMITED, Standing, Verdict
 from tbeast.domain.plans import PLANS
 from tbeast.test.native import parts
 from tbeast.test.native.parts import DATE, KEY, NOW, PARTNER, LanesCase
@@ -254,6 +254,20 @@ class WaitingTests(DatagramsCase):
         self.addCleanup(self.asker_process.wait)
         self.addCleanup(self.asker_process.kill)
         self.turn_until(lambda: self.lanes.luck > 0)
+
+    def test_not_watched_meanwhile(self) -> None:
+        """As whoever is asked about a key within such a turn sees."""
+        standing = Standing(PARTNER, self.now)
+        seen: list[bool] = []
+
+        class Looking:
+            def admit(_, now: float) -> Verdict:
+                seen.append(self.lanes.watched)
+                return standing.admit(now)
+
+        self.learn(standing=Looking())
+        self.turn_until(lambda: False in seen)
+        self.assertTrue(self.lanes.watched)
 
     def test_woken_afterwards(self) -> None:
         before = self.figures("answers")[0]

@@ -166,16 +166,15 @@ class BriefTests(ConnectionsCase):
             self.assertLessEqual(rested, time.monotonic() - before)
 
     def test_the_work_in_between_goes_first(self) -> None:
-        """Brief turns have a small part of the time: when they have had it, whoever asks waits for one that is not."""
+        """Brief turns have a part of the time: when they have had it, whoever asks waits for one that is not brief."""
         slow = Standing(PARTNER, self.now)
 
         class Slow:
             def admit(_, now: float) -> Verdict:
-                time.sleep(0.1)
+                time.sleep(1.0)  # of which three quarters are too much, for three seconds
                 return slow.admit(now)
 
         self.learn(evolve(PARTNER, key_id="slow"), b"a-slow-key", Slow())
-        self.lanes.turn(self.now, DATE)
         self.asking.sendall(head(key=b"a-slow-key"))
         while not select.select([self.asking], [], [], 0.0)[0]:
             self.turn_briefly()
@@ -186,26 +185,27 @@ class BriefTests(ConnectionsCase):
         self.assertEqual([], select.select([self.asking], [], [], 0.0)[0])
         self.turn_until(lambda: select.select([self.asking], [], [], 0.0)[0])
         self.assertEqual(ANSWER, self.asking.recv(65_536))
-        self.asking.sendall(head())
-        self.assertTrue(select.select([self.lanes.fileno()], [], [], PATIENCE_SECONDS)[0])
-        self.assertIsNone(self.turn_briefly())
-        self.assertEqual(ANSWER, self.asking.recv(65_536))
 
     def test_not_within_another(self) -> None:
         """Who is asked about a key during a turn cannot begin one."""
         found: list[Any] = []
+        there = self.client()
 
         class Asking:
             def admit(_, now: float) -> Verdict:
-                found.append(self.turn_briefly())
+                there.sendall(head())
+                found.append((select.select([self.lanes.fileno()], [], [], PATIENCE_SECONDS)[0] != [], *turned()))
                 return Verdict("admitted", PARTNER, NO_LIMIT, NO_LIMIT, 0, 0.0)
 
+        def turned() -> tuple[Any, int, int]:
+            before = self.figures("requests")[0]
+            return self.turn_briefly(), before, self.figures("requests")[0]
+
         self.learn(evolve(PARTNER, key_id="other"), b"an-other-key", Asking())
-        other = self.client()
-        self.asking.sendall(head())
-        other.sendall(head(key=b"an-other-key"))
+        self.asking.sendall(head(key=b"an-other-key"))
         self.turn_until(lambda: self.figures("requests")[0] == 2)
-        self.assertEqual([None], found)
+        self.assertEqual([(True, None, 0, 0)], found)
+        self.assertEqual([ANSWER] * 2, [client.recv(65_536) for client in (self.asking, there)])
 
 
 class AnswerTests(ConnectionsCase):

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import resource
+import select
 import socket
 import struct
 from email.utils import parsedate_to_datetime
@@ -14,6 +15,7 @@ from twisted.internet.tcp import Port
 from twisted.trial.unittest import SynchronousTestCase
 
 from tbeast.domain.governor import Governor
+from tbeast.servers import nativelanes
 from tbeast.servers.door import ACCEPTS_A_TURN, HELD_MOST, HELD_SECONDS, REFUSALS_A_TURN, RETRY_SECONDS, Door
 from tbeast.test.native.parts import PATIENCE_SECONDS, NativeCase
 from tbeast.test.servers.lanes import LaneHouse
@@ -333,6 +335,18 @@ class LaneTests(NativeCase):
             self.native.turns.settle()
         self.assertEqual((3, 3), (self.lanes.connections, self.lanes.room))
         self.assertEqual(3, self.door.connections)
+
+    def test_one_on_the_way(self) -> None:
+        """It left the lane in the midst of other work, and is counted before anybody has taken it."""
+        self.patch(nativelanes, "INTERLUDE_SECONDS", 0.0)
+        self.native.put(HOT[:30])
+        self.native.wait_for(lambda: select.select([self.lanes.fileno()], [], [], 0.0)[0], turning=False)
+        self.native.native.interlude()
+        self.assertEqual((0, 1, 1), (self.lanes.connections, self.door.on_the_way, self.door.connections))
+        self.door.moved()
+        self.assertEqual(2, self.lanes.room)
+        self.native.turns.settle()
+        self.assertEqual((0, 1, 2), (self.door.on_the_way, self.door.connections, self.lanes.room))
 
     def test_one_that_ends_outside(self) -> None:
         """Its place is free at once."""

@@ -519,6 +519,27 @@ class TimeTests(DoorCase):
         self.assertEqual(7, sum(counted.values()))
 
 
+class _Counting:
+    """A door that notes how many connections it is told to be on the way."""
+
+    def __init__(self) -> None:
+        self.told: list[int] = []
+
+    @property
+    def on_the_way(self) -> int:
+        return self.told[-1] if self.told else 0
+
+    @on_the_way.setter
+    def on_the_way(self, count: int) -> None:
+        self.told.append(count)
+
+    def take_lanes(self, lanes: Any) -> None:
+        raise NotImplementedError
+
+    def moved(self) -> None:
+        raise NotImplementedError
+
+
 class InterludeTests(DoorCase):
     """In the midst of other work, before the reactor has its next turn."""
 
@@ -555,6 +576,35 @@ class InterludeTests(DoorCase):
         self.assertEqual(([1, 0], 0), (self.figures("left", "connections"), len(self.door.site.connections)))
         self.assertEqual(200, self.ask(HOT[30:]).status)
         self.assertEqual(1, len(self.door.site.connections))
+
+    def test_no_more_of_it_than_of_one_turn(self) -> None:
+        """Until what had to wait was seen to there is no other interlude, and the door counts what it waits with."""
+        door = _Counting()
+        self.door.native.door = door
+        self.put(HOT[:30])
+        self.door.native.interlude()
+        self.assertEqual([1], door.told)
+        other = socket.create_connection(self.door.listening.getsockname())
+        self.addCleanup(other.close)
+        self.door.wait_for(self.is_there, turning=False)
+        self.door.native.interlude()
+        self.assertTrue(self.is_there())
+        self.door.turns.settle()
+        self.assertEqual([1, 0], door.told)
+        self.assertEqual([2], self.figures("accepted"))
+
+    def test_failing(self) -> None:
+        """Who calls it is spared."""
+
+        def turn(now: float, date: bytes, brief: bool) -> None:
+            raise ValueError("broken")
+
+        lanes: Any = self.door.native._lanes
+        failing: Any = type("Failing", (), {"rested": 1.0, "shut": False, "turn": staticmethod(turn)})
+        self.door.native._lanes = failing
+        self.door.native.interlude()
+        self.door.native._lanes = lanes
+        self.assertEqual(1, len(self.flushLoggedErrors(ValueError)))
 
     def test_ended_meanwhile(self) -> None:
         """A connection that was still to be seen to ends with the others."""
