@@ -757,8 +757,8 @@ static void send_answers(Lanes *self, int answers) {
     self->answers += (unsigned)answered;
 }
 
-/* Have the datagrams' socket in the epoll, or not: out of it, whoever sends has nobody to tell, which for each datagram
- * costs the sender more than anything else that is done here. */
+/* Have the datagrams' socket in the epoll, or not: out of it, whoever sends has nobody to tell, which is much of
+ * what sending a datagram costs. */
 static void watch_datagrams(Lanes *self, bool watched) {
     struct epoll_event event = {.events = EPOLLIN, .data.fd = self->datagrams};
     if (self->datagrams < 0 || self->watched == watched) return;
